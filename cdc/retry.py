@@ -1,0 +1,53 @@
+"""Retrying of what is expected to pass, in one place: exponential, jittered, capped, stoppable."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from cdc.errors import RetryableError
+from cdc.stop import StopToken
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Backoff:
+    """Waits grow from `first` to `cap` seconds, each with full jitter down to half of it."""
+
+    first: float = 0.2
+    cap: float = 5.0
+    _attempt: int = field(default=0, init=False)
+
+    @property
+    def attempt(self) -> int:
+        return self._attempt
+
+    def next_wait(self) -> float:
+        wait = min(self.cap, self.first * 2.0 ** min(self._attempt, 30))
+        self._attempt += 1
+        return random.uniform(wait / 2, wait)  # noqa: S311 - spreads retries, guards nothing
+
+    def reset(self) -> None:
+        self._attempt = 0
+
+
+def run_with_retries(run: Callable[[Callable[[], None]], None], stop: StopToken, name: str) -> None:
+    """Call `run` until it returns or `stop` is set; a RetryableError leads to a wait and another call.
+
+    `run` gets a function to call once it makes progress again, which resets the backoff. Every other
+    error passes through.
+    """
+    backoff = Backoff()
+    while not stop.is_set():
+        try:
+            run(backoff.reset)
+            return
+        except RetryableError as error:
+            wait = backoff.next_wait()
+            log.warning("interrupted, trying again", service=name, error=str(error), attempt=backoff.attempt,
+                        wait_seconds=round(wait, 2))
+            stop.wait(wait)

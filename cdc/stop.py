@@ -1,0 +1,45 @@
+"""The flag that ends a daemon: set by a signal, listened to by every loop and every wait."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopToken:
+    """Set once; waits on it end at once. Safe to set from a signal handler or another thread."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep for at most `seconds`; True when the token was set."""
+        return self._event.wait(seconds)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopToken]:
+    """SIGTERM and SIGINT set the token; a second one of them ends the process as usual."""
+    token = StopToken()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if token.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        token.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield token
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
