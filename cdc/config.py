@@ -1,0 +1,156 @@
+"""The configuration: one file (`cdc.toml`), environment over it, checked once, at the root only.
+
+`CDC_KAFKA__BOOTSTRAP_SERVERS=...` overrides `[kafka] bootstrap_servers`: the prefix `CDC_`, then the
+names of the table and of the key, joined by two underscores.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from psycopg import ProgrammingError, conninfo
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from cdc.errors import ConfigError
+
+DEFAULT_FILE = "cdc.toml"
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+"""Names of groups and nodes become names of slots, topics and locks."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(_Section):
+    bootstrap_servers: str
+    replication_factor: int = Field(default=1, ge=1)
+    min_insync_replicas: int = Field(default=1, ge=1)
+    retention_hours: int = Field(default=7 * 24, ge=1)
+    """How long a follower may be away and still find its place in the log."""
+    max_record_bytes: int = Field(default=1_000_000, ge=1_000)
+    """The topic's max.message.bytes; a larger change is split into parts."""
+    client: dict[str, str] = Field(default_factory=dict)
+    """Passed to librdkafka as it is: security.protocol, sasl.username, ssl.ca.location ..."""
+
+
+class NodeSettings(_Section):
+    dsn: SecretStr
+    """Whatever libpq takes; without a password ~/.pgpass and PGPASSFILE are asked."""
+
+    @field_validator("dsn")
+    @classmethod
+    def _connection_string(cls, dsn: SecretStr) -> SecretStr:
+        try:
+            conninfo.conninfo_to_dict(dsn.get_secret_value())
+        except ProgrammingError:
+            raise ValueError("not a connection string of PostgreSQL (postgresql://user@host/db)") from None
+        return dsn
+
+
+class CaptureSettings(_Section):
+    tables: list[str] = Field(min_length=1)
+    """Patterns `schema.table`, `*` and `?` allowed; system schemas and our own never match."""
+    heartbeat_seconds: float = Field(default=1.0, gt=0)
+    max_in_flight_bytes: int = Field(default=32 * 2**20, ge=2**20)
+    """Records handed to Kafka and not acknowledged yet; more than that stops reading from the leader."""
+
+    @field_validator("tables")
+    @classmethod
+    def _patterns(cls, tables: list[str]) -> list[str]:
+        for pattern in tables:
+            schema, dot, table = pattern.partition(".")
+            if not (schema and dot and table):
+                raise ValueError("each pattern is written schema.table, for instance public.*")
+        return tables
+
+
+class Settings(BaseSettings):
+    """One group of databases. See the README for an example."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CDC_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    group: Name
+    leader: Name
+    """Where a fresh group starts; the log knows who leads after that."""
+    kafka: KafkaSettings
+    nodes: dict[Name, NodeSettings] = Field(min_length=1)
+    capture: CaptureSettings
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment comes before the file, which is given as initial values."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _leader_is_a_node(self) -> Settings:
+        if self.leader not in self.nodes:
+            raise ValueError(f"leader {self.leader} is not one of the nodes: {', '.join(self.nodes)}")
+        return self
+
+    @property
+    def topic(self) -> str:
+        return f"{self.group}.log"
+
+    @property
+    def slot(self) -> str:
+        """Also the name of the publication. Slots may hold lower case letters, digits and underscores."""
+        return f"cdc_{self.group.replace('-', '_')}"
+
+    def leader_dsn(self) -> str:
+        return self.nodes[self.leader].dsn.get_secret_value()
+
+    def follower_dsn(self, name: str) -> str:
+        """Raises ConfigError when there is no such follower."""
+        if name == self.leader:
+            raise ConfigError(f"{name} is the leader, not a follower", f"name one of: {self._followers()}")
+        if name not in self.nodes:
+            raise ConfigError(f"no node {name} in the configuration", f"name one of: {self._followers()}")
+        return self.nodes[name].dsn.get_secret_value()
+
+    def followers(self) -> list[str]:
+        return [name for name in self.nodes if name != self.leader]
+
+    def _followers(self) -> str:
+        return ", ".join(self.followers()) or "none is configured; add [nodes.NAME]"
+
+
+def load(path: str | None) -> Settings:
+    """From `path`, or `CDC_CONFIG`, or ./cdc.toml. Raises ConfigError: one line for all that is wrong."""
+    file = Path(path or os.environ.get("CDC_CONFIG") or DEFAULT_FILE)
+    try:
+        data: dict[str, Any] = tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        raise ConfigError("no configuration file", "write it (see the README), or name it by --config or CDC_CONFIG",
+                          str(file)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({type(error).__name__})", "make it readable", str(file)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not TOML: {error}", "correct the file", str(file)) from None
+    try:
+        return Settings(**data)
+    except ValidationError as error:
+        raise ConfigError("; ".join(map(_complaint, error.errors())), "correct the configuration", str(file)) from None
+
+
+def _complaint(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"] if part != "[key]") or "settings"
+    if error["type"] == "extra_forbidden":
+        return f"{place}: unknown key"
+    if error["type"] == "missing":
+        return f"{place}: missing"
+    return f"{place}: {str(error['msg']).removeprefix('Value error, ')}"

@@ -1,0 +1,97 @@
+"""What the services need of the world; `connectors/` implements it, `cdc/cli/wiring.py` joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cdc.events.position import Position
+from cdc.events.table import TableSchema
+from cdc.log.records import Truncation
+from cdc.events.net_effect import Change, NetEffect
+
+
+class LogRecord(Protocol):
+    """One record as the Kafka client hands it out."""
+
+    def value(self) -> bytes | None: ...
+
+    def offset(self) -> int | None: ...
+
+
+class LogReader(Protocol):
+    """Reads the log in order from an offset that is set by `seek`; never jumps by itself."""
+
+    def seek(self, offset: int) -> None: ...
+
+    def seek_to_beginning(self) -> None: ...
+
+    def consume(self, limit: int, timeout: float) -> Sequence[LogRecord]:
+        """Up to `limit` records, as soon as there is one; empty after `timeout` seconds. Raises LogError
+        when the offset is out of range, RetryableError when the brokers cannot be reached."""
+        ...
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """How the rows of one shape of a table are placed on this follower.
+
+    `columns` are those of the events that can be written here; `key` finds a row, empty when only the
+    whole row can.
+    """
+
+    schema: TableSchema
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    collapsible: bool
+    """The key is all that finds a row, and the follower has no columns of its own to keep."""
+    moves_values: bool
+    """Another unique index could see two rows swap a value: updates must keep their order."""
+    one_by_one: bool
+    """Triggers fire for the applier too, so that each change counts."""
+
+
+class Target(Protocol):
+    """The follower. One transaction at a time; nothing is visible before `commit`."""
+
+    def open(self) -> Position:
+        """Connect, take the applier's lock, read the position.
+
+        Raises FencedError when another applier holds the lock, CheckError when the follower was never
+        bootstrapped, RetryableError when it cannot be reached.
+        """
+        ...
+
+    def plan(self, schema: TableSchema) -> TablePlan:
+        """Raises DivergenceError with the DDL to run when the follower cannot take this shape."""
+        ...
+
+    def known_schema(self, fingerprint: str) -> TableSchema | None:
+        """A shape that an earlier transaction of this follower stored."""
+        ...
+
+    def apply_net(self, plan: TablePlan, effect: NetEffect) -> bool:
+        """False when a row was missing or there already; the transaction must then go back to the savepoint."""
+        ...
+
+    def apply_in_order(self, steps: Sequence[tuple[TablePlan, Change]]) -> None:
+        """One by one. Raises DivergenceError that names table, key columns and position."""
+        ...
+
+    def truncate(self, statement: Truncation) -> None: ...
+
+    def savepoint(self) -> None: ...
+
+    def back_to_savepoint(self) -> None: ...
+
+    def commit(self, position: Position, schemas: Sequence[TableSchema]) -> None:
+        """Store position and new shapes in the same transaction as the rows, and commit.
+
+        Raises FencedError when the stored position is not the one this applier left there.
+        """
+        ...
+
+    def rollback(self) -> None: ...
+
+    def close(self) -> None: ...

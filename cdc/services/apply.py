@@ -1,0 +1,307 @@
+"""Log to follower: accept the next link, gather a window, apply it as sets, commit rows and position together.
+
+A window holds whole leader transactions, as many as are there when the last commit is done, bounded by
+rows and bytes. A leader transaction larger than the bound is applied piece by piece inside one open
+transaction of the follower, so memory stays flat and nobody sees a part of it.
+
+Inside a window each table is written once a row (`net_effect`). Where that is not provably the same as serial replay -
+no key, another unique index with updates, triggers that fire for the applier, columns that only the
+follower has - the changes of that table run one by one in source order. When a set does not meet
+exactly the rows it must, the whole piece is undone and runs again one by one, which names the culprit.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+import structlog
+
+from cdc import failpoints
+from cdc.errors import ChainGapError, LogError
+from cdc.events.position import Position
+from cdc.events.table import TableId, TableSchema
+from cdc.log.chain import Chain, Verdict
+from cdc.log.parts import PartJoiner
+from cdc.log.records import Truncation, foreign, parse, position_after, table_schema, truncation
+from cdc.ports import LogReader, LogRecord, TablePlan, Target
+from cdc.retry import run_with_retries
+from cdc.events.net_effect import Change, NetEffect, NotCollapsible, collapse
+from cdc.stop import StopToken
+
+log = structlog.get_logger(__name__)
+
+_ROW_OPERATIONS = frozenset("cud")
+
+IDLE_WAIT_SECONDS = 0.25
+"""How long one wait for records lasts; also how fast a stop is noticed."""
+
+
+SMALL_SEGMENT = 100
+"""Up to so many changes go one by one in one round trip; setting up COPY and staging costs more."""
+
+
+@dataclass(frozen=True)
+class ApplyLimits:
+    """Bounds of a window, and how many records one call to Kafka returns at most."""
+
+    rows: int = 10_000
+    bytes: int = 8 * 2**20
+    fetch: int = 2_000
+
+
+@dataclass
+class Window:
+    """Accepted changes that are not in the follower yet, and where the last complete transaction ends in them."""
+
+    items: list[Change | Truncation] = field(default_factory=list)
+    size: int = 0
+    complete: int = 0
+    complete_size: int = 0
+    position: Position | None = None
+
+    def close_transaction(self, position: Position) -> None:
+        self.complete, self.complete_size, self.position = len(self.items), self.size, position
+
+    def take_complete(self) -> list[Change | Truncation]:
+        """The changes of the complete transactions; what is left belongs to an unfinished one."""
+        taken = self.items[: self.complete]
+        del self.items[: self.complete]
+        self.size -= self.complete_size
+        self.complete = self.complete_size = 0
+        self.position = None
+        return taken
+
+    def take_all(self) -> list[Change | Truncation]:
+        taken, self.items, self.size = self.items, [], 0
+        return taken
+
+
+class ApplyService:
+    """One follower's applier. `run` returns when the token is set, and raises only terminal errors."""
+
+    def __init__(self, reader: LogReader, target: Target, limits: ApplyLimits | None = None) -> None:
+        self._reader = reader
+        self._target = target
+        self._limits = limits or ApplyLimits()
+
+    def run(self, stop: StopToken) -> None:
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 100)
+        run_with_retries(lambda progress: self._session(stop, progress), stop, "apply")
+
+    def _session(self, stop: StopToken, progress: Callable[[], None]) -> None:
+        """From the follower's own position until stop or error; every retry starts here again."""
+        try:
+            position = self._target.open()
+            log.info("applying", position=str(position), offset=position.next_offset)
+            session = _Session(self._reader, self._target, self._limits, position)
+            while not stop.is_set():
+                if session.step():
+                    progress()
+            session.finish()
+        finally:
+            self._target.close()
+
+
+class _Session:
+    """State that is void after a lost connection: chain, window, plans."""
+
+    def __init__(self, reader: LogReader, target: Target, limits: ApplyLimits, position: Position) -> None:
+        self._reader = reader
+        self._target = target
+        self._limits = limits
+        self._chain = Chain(position.epoch, position.commit_lsn)
+        self._joiner = PartJoiner()
+        self._window = Window()
+        self._plans: dict[str, TablePlan] = {}
+        self._schemas: dict[str, TableSchema] = {}
+        self._new_schemas: list[TableSchema] = []
+        self._hint_in_doubt = True
+        reader.seek(position.next_offset)
+
+    def step(self) -> bool:
+        """Read what is there, apply what is complete. True when something was committed."""
+        records = self._read()
+        for record in records:
+            if not self._accept(record):
+                return False
+        window = self._window
+        full = len(window.items) >= self._limits.rows or window.size >= self._limits.bytes
+        if window.position is not None and (full or len(records) < self._limits.fetch):
+            self._flush_complete(window.position)
+            return True
+        if full:
+            self._apply(window.take_all())
+        return False
+
+    def finish(self) -> None:
+        """Commit what is complete; what is half done is left to the next start."""
+        if self._window.position is not None:
+            self._flush_complete(self._window.position)
+        self._target.rollback()
+
+    # accepting
+
+    def _read(self) -> Sequence[LogRecord]:
+        try:
+            return self._reader.consume(self._limits.fetch, IDLE_WAIT_SECONDS)
+        except LogError:
+            if not self._hint_in_doubt:
+                raise
+            self._read_from_beginning()
+            return ()
+
+    def _read_from_beginning(self) -> None:
+        """The stored offset is only a hint: where it does not fit, the chain decides from the beginning on."""
+        log.warning("stored offset does not fit the log, reading from its beginning")
+        self._hint_in_doubt = False
+        self._reader.seek_to_beginning()
+
+    def _accept(self, message: LogRecord) -> bool:
+        """False when the records after this one are not to be looked at, because the reader was moved."""
+        offset = message.offset() or 0
+        value = message.value() or b""
+        event, meta = parse(value, offset)
+        try:
+            kind = meta.get("kind")
+            if kind == "part":
+                joined = self._joiner.add(meta, event["message"]["content"])
+                if joined is None:
+                    return True
+                value = joined
+                event, meta = parse(value, offset)
+                kind = meta.get("kind")
+            if kind == "schema":
+                self._learn(table_schema(meta))
+                return True
+            last = "last" in meta
+            verdict = self._chain.accept(
+                meta["epoch"], meta["commit_lsn"], meta["prev"], meta["seq"], last, kind == "epoch"
+            )
+            if verdict is Verdict.NEXT:
+                self._hint_in_doubt = False
+                self._gather(event, meta, len(value))
+                if last:
+                    self._window.close_transaction(position_after(event, meta, offset))
+        except ChainGapError as gap:
+            if self._hint_in_doubt:
+                self._read_from_beginning()
+                return False
+            raise ChainGapError(gap.what, gap.remedy, f"log offset {offset}") from gap
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise foreign(offset, f"a field is missing or wrong ({type(error).__name__})") from error
+        return True
+
+    def _learn(self, schema: TableSchema) -> None:
+        if schema.fingerprint not in self._schemas:
+            self._schemas[schema.fingerprint] = schema
+            self._new_schemas.append(schema)
+
+    def _gather(self, event: dict[str, Any], meta: dict[str, Any], size: int) -> None:
+        window = self._window
+        window.size += size
+        op = event["op"]
+        if op == "m":
+            return
+        if op == "t":
+            statement = truncation(meta)
+            if statement is not None:
+                window.items.append(statement)
+            return
+        if op not in _ROW_OPERATIONS:
+            raise ValueError
+        fingerprint = meta["rel"]
+        if fingerprint not in self._plans:
+            self._make_plan(fingerprint)
+        window.items.append(
+            (op, fingerprint, event["before"], event["after"], "unchanged" in meta, meta["commit_lsn"], meta["seq"])
+        )
+
+    def _make_plan(self, fingerprint: str) -> None:
+        schema = self._schemas.get(fingerprint) or self._target.known_schema(fingerprint)
+        if schema is None:
+            raise LogError(f"a change refers to the unknown table shape {fingerprint}", "bootstrap this follower anew")
+        self._plans[fingerprint] = self._target.plan(schema)
+
+    # applying
+
+    def _flush_complete(self, position: Position) -> None:
+        self._apply(self._window.take_complete())
+        failpoints.hit(failpoints.APPLY_BEFORE_COMMIT)
+        self._target.commit(position, self._new_schemas)
+        failpoints.hit(failpoints.APPLY_AFTER_COMMIT)
+        self._new_schemas.clear()
+
+    def _apply(self, items: list[Change | Truncation]) -> None:
+        for segment in self._segments(items):
+            if isinstance(segment, Truncation):
+                self._target.truncate(segment)
+            else:
+                self._apply_segment(segment)
+
+    def _segments(self, items: list[Change | Truncation]) -> Iterator[list[Change] | Truncation]:
+        """Runs of changes in which the order between tables does not matter and each table has one shape."""
+        run: list[Change] = []
+        shapes: dict[str, TableId] = {}
+        for item in items:
+            if isinstance(item, Truncation):
+                if run:
+                    yield run
+                yield item
+                run, shapes = [], {}
+                continue
+            if item[1] not in shapes:
+                table = self._plans[item[1]].schema.table
+                if table in shapes.values():
+                    yield run
+                    run, shapes = [], {}
+                shapes[item[1]] = table
+            run.append(item)
+        if run:
+            yield run
+
+    def _apply_segment(self, changes: list[Change]) -> None:
+        if len(changes) <= SMALL_SEGMENT:
+            self._in_order(changes)
+            return
+        self._target.savepoint()
+        if not self._as_sets(changes):
+            log.info("a set did not meet exactly its rows, replaying one by one", changes=len(changes))
+            self._target.back_to_savepoint()
+            self._in_order(changes)
+
+    def _as_sets(self, changes: list[Change]) -> bool:
+        by_shape: dict[str, list[Change]] = {}
+        for change in changes:
+            by_shape.setdefault(change[1], []).append(change)
+        for fingerprint, own in by_shape.items():
+            plan = self._plans[fingerprint]
+            effect = _net_effect(plan, own)
+            if effect is None:
+                self._in_order(own)
+            elif not self._target.apply_net(plan, effect):
+                return False
+        return True
+
+    def _in_order(self, changes: Sequence[Change]) -> None:
+        plans = self._plans
+        self._target.apply_in_order([(plans[change[1]], change) for change in changes])
+
+
+def _net_effect(plan: TablePlan, changes: list[Change]) -> NetEffect | None:
+    """What `changes` of one table come to, or None where only source order is provably right."""
+    if plan.one_by_one:
+        return None
+    if all(change[0] == "c" for change in changes):
+        return NetEffect(inserts=[change[3] for change in changes if change[3] is not None])
+    if not plan.collapsible:
+        return None
+    try:
+        effect = collapse(changes, itemgetter(*plan.key), plan.columns)
+    except NotCollapsible:
+        return None
+    return None if plan.moves_values and effect.updates else effect

@@ -1,0 +1,68 @@
+"""What the catalog of a node says about one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg
+
+from cdc.events.table import TableId
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """`columns` maps the name of each column that can be written to its type as SQL writes it.
+
+    `primary_key` is empty when there is none that is checked at once: a deferrable key can be held by two
+    rows inside a statement, so it does not find a row. `unique_indexes` counts all unique and exclusion indexes but
+    the one on the key, as lists of columns. `firing_triggers` fire even for the applier.
+    """
+
+    partitioned: bool
+    columns: dict[str, str]
+    generated: frozenset[str]
+    primary_key: tuple[str, ...]
+    unique_keys: tuple[tuple[str, ...], ...]
+    other_unique_indexes: int
+    firing_triggers: tuple[str, ...]
+
+
+_COLUMNS = """
+SELECT attname, format_type(atttypid, atttypmod), attgenerated <> ''
+FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+_INDEXES = """
+SELECT indisprimary, indimmediate AND indpred IS NULL AND indexprs IS NULL AND NOT indisexclusion AS usable,
+       (SELECT array_agg(attname::text ORDER BY k.n)
+        FROM unnest(indkey::int2[]) WITH ORDINALITY AS k (attnum, n)
+        JOIN pg_attribute a ON a.attrelid = indrelid AND a.attnum = k.attnum WHERE k.n <= indnkeyatts)
+FROM pg_index WHERE indrelid = %s AND (indisunique OR indisexclusion) AND indisvalid
+"""
+_TRIGGERS = """
+SELECT tgname::text FROM pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled IN ('A', 'R') ORDER BY 1
+"""
+
+
+def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | None:
+    """None when there is no such ordinary or partitioned table."""
+    found = connection.execute(
+        "SELECT c.oid, c.relkind = 'p' FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+        "WHERE nspname = %s AND relname = %s AND relkind IN ('r', 'p')",
+        tuple(table),
+    ).fetchone()
+    if found is None:
+        return None
+    oid, partitioned = found
+    columns = connection.execute(_COLUMNS, (oid,)).fetchall()
+    indexes = connection.execute(_INDEXES, (oid,)).fetchall()
+    triggers = connection.execute(_TRIGGERS, (oid,)).fetchall()
+    usable = [(primary, tuple(names)) for primary, usable, names in indexes if usable and names]
+    return TableFacts(
+        partitioned=partitioned,
+        columns={name: type_name for name, type_name, generated in columns if not generated},
+        generated=frozenset(name for name, _, generated in columns if generated),
+        primary_key=next((names for primary, names in usable if primary), ()),
+        unique_keys=tuple(names for _, names in usable),
+        other_unique_indexes=max(0, len(indexes) - 1),
+        firing_triggers=tuple(name for (name,) in triggers),
+    )

@@ -1,0 +1,41 @@
+-- Bookkeeping on a follower. Everything here can be run again.
+CREATE SCHEMA IF NOT EXISTS cdc;
+
+CREATE TABLE IF NOT EXISTS cdc.position (
+    log text PRIMARY KEY,
+    epoch bigint NOT NULL,
+    commit_lsn pg_lsn NOT NULL,
+    end_lsn pg_lsn NOT NULL,
+    committed_at timestamptz NOT NULL,
+    next_offset bigint NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE cdc.position IS
+    'The newest leader transaction in this database, stored in the same transaction as its rows.';
+COMMENT ON COLUMN cdc.position.committed_at IS 'When the leader committed it (the leader''s clock).';
+COMMENT ON COLUMN cdc.position.next_offset IS 'Kafka offset to read next: a hint that is checked.';
+
+CREATE TABLE IF NOT EXISTS cdc.relation (
+    log text NOT NULL,
+    fingerprint text NOT NULL,
+    description jsonb NOT NULL,
+    PRIMARY KEY (log, fingerprint)
+);
+COMMENT ON TABLE cdc.relation IS 'Shapes of the leader''s tables that the log has described so far.';
+
+CREATE TABLE IF NOT EXISTS cdc.bootstrap (
+    log text PRIMARY KEY,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz
+);
+COMMENT ON TABLE cdc.bootstrap IS 'Says that this database was empty when the copy began, and whether it ended.';
+
+CREATE OR REPLACE FUNCTION cdc.refuse_write() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'table %.% is read-only: this database is a follower', TG_TABLE_SCHEMA, TG_TABLE_NAME
+        USING ERRCODE = 'read_only_sql_transaction',
+              HINT = 'Write to the leader.';
+END
+$$;
+COMMENT ON FUNCTION cdc.refuse_write() IS
+    'Fires for everybody but sessions with session_replication_role = replica, which a normal role may not set.';
