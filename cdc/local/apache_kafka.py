@@ -1,0 +1,99 @@
+"""Apache Kafka itself, one node that is broker and controller (KRaft), from a folder of jars."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+from cdc.local.java import Java
+from cdc.local.kafka import ProcessKafka
+from cdc.local.ports import free_port
+from cdc.local.processes import run_child, start_child
+
+_FORMAT_SECONDS = 60.0
+# Log levels are quiet enough to read, and show why a start failed.
+_LOG4J = """\
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d{ISO8601} %-5p %c{1}: %m%n
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
+logger.server.name = kafka.server
+logger.server.level = info
+"""
+
+
+class ApacheKafka(ProcessKafka):
+    """The broker that everybody runs. Kafka 3.9 or newer, on Java 17 or newer."""
+
+    def __init__(self, java: Java, libs: Path) -> None:
+        super().__init__(free_port())
+        self._java = java
+        self._libs = libs
+        self._controller_port = free_port()
+        self.description = f"Apache Kafka {_version_of(libs)} on Java {java.major_version}"
+
+    def _launch(self, folder: Path) -> subprocess.Popen[bytes]:
+        properties = folder / "server.properties"
+        if not properties.exists():
+            (folder / "log4j2.properties").write_text(_LOG4J)
+            unformatted = folder / "unformatted.properties"
+            unformatted.write_text(self._server_properties(folder))
+            self._format(folder, unformatted)
+            unformatted.rename(properties)
+        return start_child(
+            self._command("-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "kafka.Kafka", properties),
+            output=self.log_path,
+            folder=folder,
+        )
+
+    def _format(self, folder: Path, properties: Path) -> None:
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # A cluster id that starts with "-" would be read as an option.
+        cluster = "c" + cluster[1:]
+        tool: list[str | Path] = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", properties]
+        run_child(
+            self._command("-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *tool),
+            seconds=_FORMAT_SECONDS,
+            output=self.log_path,
+            folder=folder,
+        )
+
+    def _command(self, *arguments: str | Path) -> list[str | Path]:
+        log4j = self._folder.path / "log4j2.properties"
+        options = [f"-Dlog4j2.configurationFile={log4j.as_uri()}", "-Djava.awt.headless=true", "-Xshare:auto"]
+        return [self._java.binary, *options, "-cp", f"{self._libs}/*", *arguments]
+
+    def _server_properties(self, folder: Path) -> str:
+        controller = f"127.0.0.1:{self._controller_port}"
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.bootstrap.servers": controller,
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{self.bootstrap_servers},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap_servers},CONTROLLER://{controller}",
+            "log.dirs": str(folder / "data"),
+            "auto.create.topics.enable": "false",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.num.partitions": "1",
+            "transaction.state.log.min.isr": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            # After a kill the controller waits this long before it takes the broker back.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
+            # The default takes 128 MB of a heap of 512.
+            "log.cleaner.dedupe.buffer.size": "4194304",
+        }
+        return "".join(f"{name}={value}\n" for name, value in properties.items())
+
+
+def _version_of(libs: Path) -> str:
+    return next((jar.stem.partition("-")[2] for jar in sorted(libs.glob("kafka_2.1*.jar"))), "of an unknown version")
