@@ -1,0 +1,85 @@
+"""Records that are too large for the broker: cut into `part` records, and joined again.
+
+A part is a record of its own (`cdc.kind` = `part`, see ops/reference/event-format.md); the base64
+contents of parts 1..n, joined, are the value of the record that was cut.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from cdc.errors import LogError
+
+_PART_OVERHEAD = 1024
+"""Bytes of a part beside its content: about 300 are needed, plus a group's and a database's name."""
+
+
+def split_value(value: bytes, limit: int, common: dict[str, Any], cdc: dict[str, Any]) -> Iterator[bytes]:
+    """The values of the `part` records for `value`, each at most `limit` bytes, in order.
+
+    `common` holds the envelope's other members; `cdc` epoch, commit_lsn and seq of the record.
+    Raises LogError when `limit` leaves no room for content.
+    """
+    room = (limit - _PART_OVERHEAD - len(orjson.dumps(common))) // 4 * 3
+    if room < 1:
+        raise LogError(f"records of {limit} bytes are too small to hold parts", "raise max.message.bytes of the topic")
+    parts = -(-len(value) // room)
+    for number in range(1, parts + 1):
+        content = b64encode(value[(number - 1) * room : number * room]).decode("ascii")
+        yield orjson.dumps(
+            {
+                "op": "m",
+                **common,
+                "message": {"prefix": "cdc.part", "content": content},
+                "cdc": {"kind": "part", **cdc, "part": number, "parts": parts},
+            }
+        )
+
+
+class PartJoiner:
+    """Joins parts in log order. Holds the bytes of one record at most."""
+
+    def __init__(self) -> None:
+        self._name: tuple[int, int, int] = (0, 0, 0)
+        self._contents: list[bytes] = []
+        self._joined = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether a record has begun that is not complete."""
+        return bool(self._contents)
+
+    def add(self, cdc: dict[str, Any], message_content: str) -> bytes | None:
+        """The joined value when this was the last missing part, else None.
+
+        Ignored: a repeated part, and a part of an older record than the newest seen. The first part of a
+        newer record drops an unfinished one, whose publisher was interrupted. Raises LogError for a part
+        out of order or a malformed one.
+        """
+        try:
+            name = (int(cdc["epoch"]), int(cdc["commit_lsn"]), int(cdc["seq"]))
+            part, parts = int(cdc["part"]), int(cdc["parts"])
+            content = b64decode(message_content, validate=True)
+        except (KeyError, TypeError, ValueError) as error:
+            raise LogError("a part of a record is malformed", "look at the log with cdc tail") from error
+        if name < self._name or (name == self._name and self._joined):
+            return None
+        if name > self._name:
+            self._name, self._contents, self._joined = name, [], False
+        if part <= len(self._contents):
+            return None
+        if part != len(self._contents) + 1 or part > parts:
+            raise LogError(
+                f"part {part} of {parts} of a record follows part {len(self._contents)}",
+                "records are missing from the log: bootstrap the follower again",
+            )
+        self._contents.append(content)
+        if part < parts:
+            return None
+        value = b"".join(self._contents)
+        self._contents, self._joined = [], True
+        return value

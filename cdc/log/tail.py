@@ -1,0 +1,103 @@
+"""Where the log ends: what capture may go on from, and what lag is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from cdc.errors import LogError
+from cdc.log.parts import PartJoiner
+from cdc.protocol.lsn import Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class LogTail:
+    """The newest complete transaction of the log, and the part of one that may follow it.
+
+    `next_offset` is the offset after the final record of the complete transaction; `high_watermark`
+    the offset that the next record gets. `partial_commit_lsn` and `partial_seq` name the newest record
+    of a transaction whose `last` is not there (0 when there is none): everything of it up to that `seq`
+    is in the log.
+    """
+
+    epoch: int
+    commit_lsn: Lsn
+    end_lsn: Lsn
+    committed_at_us: int
+    next_offset: int
+    high_watermark: int
+    partial_commit_lsn: Lsn = Lsn(0)
+    partial_seq: int = 0
+
+
+class TailScan:
+    """Finds the LogTail among the records of one window of the log, fed from its start to its end."""
+
+    def __init__(self, high_watermark: int) -> None:
+        self._high_watermark = high_watermark
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was fed: a larger window follows."""
+        self._parts = PartJoiner()
+        self._epoch = 0
+        self._complete: tuple[int, int, int, int] | None = None
+        self._next_offset = 0
+        self._partial = (0, 0)
+
+    def add(self, offset: int, value: bytes) -> None:
+        """Raises LogError when the record is not ours."""
+        record = _parse(value, offset)
+        cdc = record["cdc"]
+        if cdc.get("kind") == "part":
+            joined = self._join(cdc, record, offset)
+            if joined is None:
+                return
+            record = joined
+            cdc = record["cdc"]
+        self._note(offset, record, cdc)
+
+    def tail(self) -> LogTail | None:
+        """None when no transaction ends in the window."""
+        if self._complete is None:
+            return None
+        epoch, commit_lsn, end_lsn, committed_at_us = self._complete
+        return LogTail(epoch, Lsn(commit_lsn), Lsn(end_lsn), committed_at_us, self._next_offset, self._high_watermark,
+                       Lsn(self._partial[0]), self._partial[1])
+
+    def _join(self, cdc: dict[str, Any], record: dict[str, Any], offset: int) -> dict[str, Any] | None:
+        if not self._parts.pending and cdc.get("part") != 1:
+            return None  # its beginning lies before the window
+        value = self._parts.add(cdc, record["message"]["content"])
+        return None if value is None else _parse(value, offset)
+
+    def _note(self, offset: int, record: dict[str, Any], cdc: dict[str, Any]) -> None:
+        epoch, commit_lsn, seq = cdc["epoch"], cdc["commit_lsn"], cdc.get("seq")
+        if seq is None or epoch < self._epoch:
+            return
+        if epoch > self._epoch:
+            self._epoch, self._complete, self._partial = epoch, None, (0, 0)
+        newest = self._complete[1] if self._complete else 0
+        if commit_lsn <= newest:
+            return  # a repeat
+        if cdc.get("last"):
+            self._complete = (epoch, commit_lsn, cdc["end_lsn"], record["source"].get("ts_us", 0))
+            self._next_offset = offset + 1
+            self._partial = (0, 0)
+        elif (commit_lsn, seq) > self._partial:
+            self._partial = (commit_lsn, seq)
+
+
+def _parse(value: bytes, offset: int) -> dict[str, Any]:
+    try:
+        record = orjson.loads(value)
+        cdc = record["cdc"]
+        if not isinstance(cdc["epoch"], int) or not isinstance(cdc["commit_lsn"], int):
+            raise TypeError
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise LogError(f"the record at offset {offset} is not ours", "find out who writes to the topic; allow only "
+                       "this group's capture to", "log") from error
+    checked: dict[str, Any] = record
+    return checked

@@ -1,0 +1,159 @@
+"""Reading the log: one topic, one partition, from an offset that the caller knows; nothing is ever reset.
+
+Consumer groups play no part: the partition is assigned by hand and no offset is committed (followers
+keep their own position). A topic or an offset that is gone is an error, never a jump.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from cdc.errors import LogError, RetryableError
+from cdc.log.tail import LogTail, TailScan
+from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, translate
+from connectors.kafka.settings import consumer_settings
+
+PARTITION = 0
+_REQUEST_SECONDS = 10.0
+_TAIL_SECONDS = 120.0
+"""Enough to read an incomplete transaction of ten million rows backwards."""
+_TAIL_FIRST_STEP = 500
+_TAIL_STEP_GROWTH = 4
+_PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._PARTITION_EOF)
+"""Reported in passing while the client goes on by itself."""
+
+
+class LogReader:
+    """Reads the records of one log in order. Not safe for use by several threads."""
+
+    def __init__(self, settings: Mapping[str, str | int | float | bool], topic: str) -> None:
+        """`settings` from `common_settings`. Connects lazily: the first call that needs the broker fails."""
+        self._topic = topic
+        self._where = f"topic {topic}"
+        self._offset = 0
+        try:
+            self._consumer = Consumer({**consumer_settings(settings), "error_cb": self._on_error})
+        except KafkaException as error:
+            raise translate(error, self._where) from error
+        self._client_error: KafkaError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def seek(self, offset: int) -> None:
+        """The next `consume` begins at `offset`. Checked against the topic when the records are fetched."""
+        self._offset = offset
+        self._consumer.assign([TopicPartition(self._topic, PARTITION, offset)])
+
+    def consume(self, limit: int, timeout: float) -> list[Message]:
+        """Up to `limit` records in log order, without waiting for more once there are some.
+
+        Empty after `timeout` seconds. Raises LogError when the offset is out of range or the topic is gone,
+        CheckError when the broker refuses us, RetryableError for a client that cannot go on by itself.
+        """
+        messages = self._consumer.consume(limit, 0)
+        if not messages:
+            messages = self._consumer.consume(1, timeout)
+            if messages and limit > 1:
+                messages += self._consumer.consume(limit - 1, 0)
+        if not messages:
+            self._raise_client_error()
+            return messages
+        records = [message for message in messages if message.error() is None]
+        if len(records) < len(messages):
+            self._check_errors(messages)
+        if records:
+            self._client_error = None
+            self._offset = int(records[-1].offset() or 0) + 1
+        return records
+
+    def watermarks(self) -> tuple[int, int]:
+        """(low, high): offset of the first record, and the offset that the next record gets."""
+        try:
+            low_high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, PARTITION), _REQUEST_SECONDS)
+        except KafkaException as error:
+            raise translate(error, self._where) from error
+        if low_high is None:
+            raise RetryableError("the offsets of the log are not known in time", where=self._where)
+        return low_high
+
+    def read_tail(self) -> LogTail | None:
+        """The newest complete transaction, read backwards in growing steps. None when the log is empty.
+
+        Leaves the reader without an assignment: `seek` again before `consume`. Raises LogError when all
+        records are gone, or none of them ends a transaction.
+        """
+        low, high = self.watermarks()
+        if low == high:
+            if high == 0:
+                return None
+            raise LogError(f"the log is empty, {high} records were removed", "its retention is too short for the time "
+                           "that nothing was published: start a new group and bootstrap the followers", self._where)
+        deadline = time.monotonic() + _TAIL_SECONDS
+        scan = TailScan(high)
+        step, start = _TAIL_FIRST_STEP, high
+        try:
+            while start > low:
+                start = max(low, high - step)
+                scan.begin()
+                for message in self._range(start, high, deadline):
+                    scan.add(int(message.offset() or 0), message.value() or b"")
+                tail = scan.tail()
+                if tail is not None:
+                    return tail
+                step *= _TAIL_STEP_GROWTH
+        finally:
+            self._consumer.unassign()
+        raise LogError("no complete transaction is in the log", "the records before were removed by retention, or are "
+                       "not ours: start a new group and bootstrap the followers", self._where)
+
+    def close(self) -> None:
+        """Does not wait for the brokers."""
+        self._consumer.close()
+
+    def _range(self, start: int, end: int, deadline: float) -> Iterator[Message]:
+        self.seek(start)
+        position = start
+        while position < end:
+            messages = self.consume(5000, 0.5)
+            for message in messages:
+                position = int(message.offset() or 0) + 1
+                if position > end:
+                    return
+                yield message
+            if not messages and time.monotonic() > deadline:
+                raise RetryableError(f"the log could not be read to its end in {_TAIL_SECONDS:.0f} s", where=self._where)
+
+    def _check_errors(self, messages: list[Message]) -> None:
+        for message in messages:
+            error = message.error()
+            if error is None or error.code() in _PASSING:
+                continue
+            if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                raise self._out_of_range()
+            raise translate(error, self._where)
+
+    def _out_of_range(self) -> LogError:
+        low, high = self.watermarks()
+        if self._offset > high:
+            return LogError(f"offset {self._offset} is past the end of the log ({high}): acknowledged records are gone",
+                            "the topic was replaced or cut: " + NO_SUCH_TOPIC_REMEDY, self._where)
+        return LogError(f"offsets {self._offset} to {low - 1} were removed from the log before they were read",
+                        "raise the topic's retention and bootstrap the follower again", self._where)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() not in (KafkaError._PARTITION_EOF, KafkaError._TRANSPORT, KafkaError._RESOLVE):
+            self._client_error = error
+
+    def _raise_client_error(self) -> None:
+        error, self._client_error = self._client_error, None
+        if error is not None:
+            raise translate(error, self._where)

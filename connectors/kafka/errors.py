@@ -1,0 +1,50 @@
+"""Kafka error codes to what an operator should do: wait, correct the setup, or start a new log."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+
+from cdc.errors import CdcError, CheckError, LogError, RetryableError
+
+_UNKNOWN_TOPIC = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+)
+_REFUSED = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    KafkaError.ILLEGAL_SASL_STATE,
+    KafkaError._AUTHENTICATION,
+)
+_TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+_SETUP = (KafkaError._INVALID_ARG, KafkaError._SSL, KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG)
+
+NO_SUCH_TOPIC_REMEDY = (
+    "run cdc init for a new group; a log that was deleted cannot come back: start a new group and bootstrap the followers"
+)
+
+
+def translate(error: KafkaError | KafkaException, where: str) -> CdcError:
+    """The error for people; `where` names the topic or the cluster. Unknown codes are retried."""
+    kafka_error = error.args[0] if isinstance(error, KafkaException) else error
+    if not isinstance(kafka_error, KafkaError):
+        return CheckError(f"kafka client: {kafka_error}", "correct the kafka settings", where)
+    code = kafka_error.code()
+    text = f"{kafka_error.str()} ({kafka_error.name()})"
+    if code in _UNKNOWN_TOPIC:
+        return LogError("the topic does not exist", NO_SUCH_TOPIC_REMEDY, where)
+    if code == KafkaError._AUTO_OFFSET_RESET:
+        return LogError("the wanted offset is not in the log any more", "records were lost to retention or the "
+                        "log was replaced: bootstrap the follower again", where)
+    if code in _REFUSED:
+        return CheckError(f"refused by the broker: {text}", "grant the client what it needs, or correct the "
+                          "kafka security settings", where)
+    if code in _TOO_LARGE:
+        return LogError(f"a record is too large for the broker: {text}", "raise max.message.bytes of the topic", where)
+    if code in _SETUP:
+        return CheckError(f"kafka client: {text}", "correct the kafka settings", where)
+    return RetryableError(f"kafka: {text}", "see that the brokers run and can be reached", where)

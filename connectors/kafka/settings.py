@@ -1,0 +1,96 @@
+"""From our settings to librdkafka's: what correctness needs is fixed, the rest may be overridden."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cdc.errors import ConfigError
+
+Settings = dict[str, str | int | float | bool]
+
+_PRODUCER_FIXED: Settings = {
+    "acks": "all",
+    "enable.idempotence": True,
+    # A permanent failure of one record must not let later ones through: the chain would have a gap.
+    "enable.gapless.guarantee": True,
+    # Records never time out here: dropping one and sending the next would be a gap. Memory is bounded by
+    # the caller, who stops reading from PostgreSQL.
+    "message.timeout.ms": 0,
+    # Never a full queue, which would refuse a record in the middle of a batch. The caller bounds bytes.
+    "queue.buffering.max.messages": 0,
+    "queue.buffering.max.kbytes": 2097151,
+    "allow.auto.create.topics": False,
+}
+_PRODUCER_DEFAULTS: Settings = {
+    "linger.ms": 5,
+    "compression.type": "lz4",
+    "batch.num.messages": 10000,
+    "batch.size": 1000000,
+}
+_CONSUMER_FIXED: Settings = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    "enable.partition.eof": False,
+    "isolation.level": "read_committed",
+    "allow.auto.create.topics": False,
+    "check.crcs": True,
+}
+_CONSUMER_DEFAULTS: Settings = {
+    "fetch.wait.max.ms": 100,
+    "fetch.min.bytes": 1,
+    # Prefetch is memory: librdkafka's own default is 64 MiB a partition.
+    "queued.max.messages.kbytes": 16384,
+    "queued.min.messages": 20000,
+    "fetch.message.max.bytes": 4194304,
+}
+_COMMON_DEFAULTS: Settings = {
+    "socket.keepalive.enable": True,
+    "reconnect.backoff.ms": 100,
+    "reconnect.backoff.max.ms": 2000,
+    "log_level": 3,
+}
+
+
+def common_settings(bootstrap_servers: str, client_id: str, extra: Mapping[str, str] | None = None) -> Settings:
+    """What every client gets; `extra` is the operator's own (security and tuning), in librdkafka's words."""
+    return {
+        **_COMMON_DEFAULTS,
+        **(extra or {}),
+        "bootstrap.servers": bootstrap_servers,
+        "client.id": client_id,
+    }
+
+
+def producer_settings(common: Mapping[str, str | int | float | bool], max_record_bytes: int) -> Settings:
+    """`max_record_bytes` is the topic's max.message.bytes. Raises ConfigError for a setting that breaks the log."""
+    settings = _merge(common, _PRODUCER_DEFAULTS, _PRODUCER_FIXED)
+    settings["message.max.bytes"] = max_record_bytes
+    settings["batch.size"] = min(int(settings["batch.size"]), max_record_bytes)
+    return settings
+
+
+def consumer_settings(common: Mapping[str, str | int | float | bool]) -> Settings:
+    """For a reader with a manual assignment; the group id names nothing, but the client insists on one."""
+    settings = _merge(common, _CONSUMER_DEFAULTS, _CONSUMER_FIXED)
+    settings.setdefault("group.id", f"{settings['client.id']}-unused")
+    return settings
+
+
+_FOREIGN = {
+    # What a common section may hold for one kind of client and the other one warns about.
+    "producer": ("group.id", "fetch.", "queued."),
+    "consumer": ("linger.ms", "compression.", "batch."),
+}
+
+
+def _merge(common: Mapping[str, str | int | float | bool], defaults: Settings, fixed: Settings) -> Settings:
+    kind = "producer" if "acks" in fixed else "consumer"
+    wrong = [name for name, value in fixed.items() if name in common and str(common[name]).lower() != str(value).lower()]
+    if wrong:
+        raise ConfigError(
+            f"kafka setting {wrong[0]} must be {str(fixed[wrong[0]]).lower()}: the log would lose or double records",
+            f"remove {wrong[0]} from the kafka settings",
+        )
+    given = {name: value for name, value in common.items() if not name.startswith(_FOREIGN[kind])}
+    return {**defaults, **given, **fixed}
