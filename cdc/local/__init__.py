@@ -8,7 +8,7 @@ Nothing of the pipeline itself imports this package.
 """
 
 from cdc.local.errors import LocalServerError
-from cdc.local.find_kafka import find_kafka
+from cdc.local.kafka_choice import find_kafka
 from cdc.local.kafka import KafkaServer
 from cdc.local.postgres import PostgresServer, system_postgres, wheel_bin_dir
 

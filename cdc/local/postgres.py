@@ -140,19 +140,16 @@ class PostgresServer:
         first_time = not self.data_dir.exists()
         if first_time:
             self._initialize()
-        for attempt in range(_PORT_ATTEMPTS):
+        for _ in range(_PORT_ATTEMPTS - 1):
             try:
                 self._start()
-                break
-            except LocalServerError:
-                # Before the first start nobody knows the port yet, so another one will do.
-                if (
-                    not first_time
-                    or attempt + 1 == _PORT_ATTEMPTS
-                    or "Address already in use" not in self.tail_of_log()
-                ):
+                return self
+            except LocalServerError as error:
+                # Before its first start nobody knows the port yet, so another one will do.
+                if not first_time or "Address already in use" not in error.log_tail:
                     raise
                 self.port = free_port()
+        self._start()
         return self
 
     def stop(self, mode: StopMode = "fast") -> None:
