@@ -8,8 +8,8 @@ Nothing of the pipeline itself imports this package.
 """
 
 from cdc.local.errors import LocalServerError
-from cdc.local.kafka_choice import find_kafka
 from cdc.local.kafka import KafkaServer
+from cdc.local.kafka_choice import find_kafka
 from cdc.local.postgres import PostgresServer, system_postgres, wheel_bin_dir
 
 __all__ = [

@@ -85,8 +85,9 @@ class PostgresServer:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self._account = unprivileged_account()
-        self.bin_dir = runnable_by(self._account, bin_dir or wheel_bin_dir())
-        self.version = server_version(self.bin_dir)
+        bin_dir = bin_dir or wheel_bin_dir()
+        self.version = server_version(bin_dir)
+        self.bin_dir = runnable_by(self._account, bin_dir)
         self.major_version = major_version(self.version)
         self.port = free_port()
         self.password = secrets.token_urlsafe(16) if authentication == "scram-sha-256" else None

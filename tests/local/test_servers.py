@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,7 +166,7 @@ class TestPostgres:
         package = postgres_binaries.wheel_bin_dir().parents[1]
         site_packages.mkdir()
         for tree in (package, package.with_name(f"{package.name}.libs")):
-            subprocess.run(["cp", "-r", "--reflink=auto", tree, site_packages], check=True)
+            shutil.copytree(tree, site_packages / tree.name, symlinks=True)
         closed = site_packages / package.name / "pginstall" / "bin"
         tmp_path.chmod(0o700)
         monkeypatch.setattr(postgres_binaries, "wheel_bin_dir", lambda: closed)
@@ -289,7 +290,7 @@ class TestFindKafka:
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.delenv("KAFKA_HOME", raising=False)
-        monkeypatch.setattr("cdc.local.find_kafka.find_tansu", missing_wheel)
+        monkeypatch.setattr("cdc.local.kafka_choice.find_tansu", missing_wheel)
 
         with pytest.raises(LocalServerError, match=r"Maven: .*container: .*Tansu: .*To do: install Maven"):
             find_kafka()
