@@ -159,7 +159,8 @@ class _Session:
         """The stored offset is only a hint: where it does not fit, the chain decides from the beginning on."""
         log.warning("stored offset does not fit the log, reading from its beginning")
         self._hint_in_doubt = False
-        self._reader.seek_to_beginning()
+        first, _ = self._reader.watermarks()
+        self._reader.seek(first)
 
     def _accept(self, message: LogRecord) -> bool:
         """False when the records after this one are not to be looked at, because the reader was moved."""

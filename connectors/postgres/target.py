@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any
 
@@ -29,8 +28,8 @@ from connectors.postgres.catalog import TableFacts, table_facts
 from connectors.postgres.connection import connect, translated
 from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
+from connectors.postgres.progress import follower_progress, timestamp
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SESSION = """
 SET session_replication_role = replica;
 SET synchronous_commit = off;
@@ -67,7 +66,8 @@ class PostgresTarget:
         with translated(self._node):
             self._take_role()
             self._take_lock()
-            self._position = self._read_position()
+        self._position = follower_progress(self._connection, self._log, self._node)
+        with translated(self._node):
             self._take_origin()
             self._connection.autocommit = False
         return self._position
@@ -140,23 +140,6 @@ class PostgresTarget:
                 self._node,
             ) from error
 
-    def _read_position(self) -> Position:
-        try:
-            row = self._conn.execute(
-                "SELECT epoch, commit_lsn::text, end_lsn::text, committed_at, next_offset FROM cdc.position WHERE log = %s",
-                (self._log,),
-            ).fetchone()
-        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-            row = None
-        if row is None:
-            raise CheckError(
-                f"this database holds no position in the log {self._log}",
-                f"run: cdc bootstrap --follower {self._node}",
-                self._node,
-            )
-        microseconds = (row[3] - _EPOCH) // timedelta(microseconds=1)
-        return Position(row[0], Lsn.parse(row[1]), Lsn.parse(row[2]), microseconds, row[4])
-
     # shapes
 
     def plan(self, schema: TableSchema) -> TablePlan:
@@ -212,7 +195,7 @@ class PostgresTarget:
     def commit(self, position: Position, schemas: Sequence[TableSchema]) -> None:
         before = self._position
         assert before is not None
-        at = _EPOCH + timedelta(microseconds=position.committed_at_us)
+        at = timestamp(position.committed_at_us)
         with translated(self._node):
             with self._conn.pipeline():
                 for schema in schemas:
@@ -349,6 +332,11 @@ def _qualified(table: TableId) -> sql.Identifier:
     return sql.Identifier(table.schema, table.name)
 
 
+def _escaped(*names: str) -> sql.Identifier:
+    """For statements with parameters, in which psycopg reads every % as the start of one."""
+    return sql.Identifier(*(name.replace("%", "%%") for name in names))
+
+
 def _only(table: TableId, facts: TableFacts) -> sql.Composed:
     """The table without those that inherit from it; a partitioned table is nothing without its partitions."""
     return sql.SQL("" if facts.partitioned else "ONLY ") + _qualified(table)
@@ -398,6 +386,7 @@ class _Table:
             key = facts.primary_key if schema.identity.value == "f" else ()
         self._facts = facts
         self.only = _only(schema.table, facts)
+        self._only_escaped = _only(TableId(*(part.replace("%", "%%") for part in schema.table)), facts)
         has_index = any(set(names) == set(key) for names in facts.unique_keys)
         self.plan = TablePlan(
             schema=schema,
@@ -444,24 +433,24 @@ class _Table:
         return text
 
     def _compose(self, op: str, names: tuple[str, ...]) -> sql.Composed:
-        columns = sql.SQL(", ").join(map(sql.Identifier, names))
+        columns = sql.SQL(", ").join(map(_escaped, names))
         if op == "c":
             values = sql.SQL(", ").join(sql.Placeholder() * len(names))
             return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})").format(
-                _qualified(self.plan.schema.table), columns, values
+                _escaped(*self.plan.schema.table), columns, values
             )
         if op == "d":
-            return sql.SQL("DELETE FROM {} WHERE {}").format(self.only, self._find())
-        assigned = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in names)
-        return sql.SQL("UPDATE {} SET {} WHERE {}").format(self.only, assigned, self._find())
+            return sql.SQL("DELETE FROM {} WHERE {}").format(self._only_escaped, self._find())
+        assigned = sql.SQL(", ").join(sql.SQL("{} = %s").format(_escaped(name)) for name in names)
+        return sql.SQL("UPDATE {} SET {} WHERE {}").format(self._only_escaped, assigned, self._find())
 
     def _find(self) -> sql.Composable:
         if self.plan.key:
-            return sql.SQL(" AND ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in self.plan.key)
+            return sql.SQL(" AND ").join(sql.SQL("{} = %s").format(_escaped(name)) for name in self.plan.key)
         same = sql.SQL(" AND ").join(
             sql.SQL("{}::text IS NOT DISTINCT FROM (%s::{})::text").format(
-                sql.Identifier(name), sql.SQL(self._facts.columns[name])
+                _escaped(name), sql.SQL(self._facts.columns[name].replace("%", "%%"))
             )
             for name in self.plan.columns
         )
-        return sql.SQL("(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)").format(self.only, same)
+        return sql.SQL("(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)").format(self._only_escaped, same)

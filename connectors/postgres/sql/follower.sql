@@ -30,6 +30,9 @@ CREATE TABLE IF NOT EXISTS cdc.bootstrap (
 );
 COMMENT ON TABLE cdc.bootstrap IS 'Says that this database was empty when the copy began, and whether it ended.';
 
+GRANT USAGE ON SCHEMA cdc TO PUBLIC;
+GRANT SELECT ON cdc.position TO PUBLIC;
+
 CREATE OR REPLACE FUNCTION cdc.refuse_write() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'table %.% is read-only: this database is a follower', TG_TABLE_SCHEMA, TG_TABLE_NAME

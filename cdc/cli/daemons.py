@@ -1,0 +1,51 @@
+"""The two daemons: `cdc capture` and `cdc apply`. They run until SIGTERM or a terminal error."""
+
+from __future__ import annotations
+
+import click
+import structlog
+
+from cdc.cli import wiring
+from cdc.cli.options import config_option, follower_option, log_options
+from cdc.config import load
+from cdc.errors import CdcError
+from cdc.logging import configure_logging
+from cdc.stop import stop_on_signals
+
+log = structlog.get_logger(__name__)
+
+
+@click.command("capture")
+@config_option
+@log_options
+def capture_command(config_path: str | None, log_format: str, log_level: str) -> None:
+    """Publish the leader's changes to the log, in commit order, until SIGTERM."""
+    settings = load(config_path)
+    configure_logging(log_format, log_level)
+    structlog.contextvars.bind_contextvars(group=settings.group, node=settings.leader)
+    with stop_on_signals() as stop, wiring.capture_service(settings) as service:
+        try:
+            service.run(stop)
+        except CdcError as error:
+            log.error("capture stopped", error=str(error), exit_code=error.exit_code)
+            raise
+    log.info("capture ended")
+
+
+@click.command("apply")
+@config_option
+@follower_option
+@log_options
+def apply_command(config_path: str | None, follower: str, log_format: str, log_level: str) -> None:
+    """Apply the log to one follower until SIGTERM."""
+    settings = load(config_path)
+    dsn = settings.follower_dsn(follower)
+    configure_logging(log_format, log_level)
+    structlog.contextvars.bind_contextvars(group=settings.group, node=follower)
+    with stop_on_signals() as stop, wiring.apply_service(settings, follower, dsn, stop) as service:
+        try:
+            service.run(stop)
+        except CdcError as error:
+            log.error("apply stopped", error=str(error), exit_code=error.exit_code)
+            raise
+    log.info("apply ended")

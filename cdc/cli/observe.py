@@ -1,0 +1,115 @@
+"""Looking without touching: `cdc lag` and `cdc tail`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from cdc.cli import wiring
+from cdc.cli.options import config_option, json_option
+from cdc.config import load
+from cdc.errors import CheckError
+from cdc.log.records import parse
+from cdc.protocol.lsn import Lsn
+from cdc.services.lag import Hop
+
+
+@click.command("lag")
+@config_option
+@json_option
+def lag_command(config_path: str | None, as_json: bool) -> None:
+    """How far the log and every follower are behind the leader. Exit 3 when a part cannot be reached."""
+    report = wiring.lag_report(load(config_path))
+    if as_json:
+        click.echo(orjson.dumps(asdict(report)))
+    else:
+        Console().print(_lag_table(report))
+    problems = [hop for hop in (report.log, *report.followers) if hop.problem]
+    if report.leader_problem or problems:
+        raise CheckError("some parts of the group cannot be reached", "see the lines above")
+
+
+def _lag_table(report: wiring.LagReport) -> Table:
+    table = Table(title=f"group {report.group}", title_justify="left")
+    for name in ("hop", "position", "lag", "seconds", "remark"):
+        table.add_column(name, justify="right" if name in ("lag", "seconds") else "left")
+    leader = report.leader
+    if leader is None:
+        table.add_row(f"{report.leader_name} (leader)", "?", "", "", report.leader_problem or "")
+    else:
+        remark = f"slot {'active' if leader.slot_active else 'NOT ACTIVE'}, keeps {_size(leader.retained_bytes)} of WAL"
+        if leader.wal_status != "reserved":
+            remark += f", wal_status {leader.wal_status}"
+        table.add_row(f"{report.leader_name} (leader)", str(leader.insert_lsn), "", "", remark)
+    for label, hop in [("-> log", report.log), *((f"-> {hop.name}", hop) for hop in report.followers)]:
+        table.add_row(label, hop.position, _size(hop.lag_bytes), _seconds(hop), hop.problem or "")
+    return table
+
+
+def _size(size: int | None) -> str:
+    if size is None:
+        return "?"
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 10_000:
+            return f"{size} {unit}"
+        size //= 1024
+    return f"{size} TB"
+
+
+def _seconds(hop: Hop) -> str:
+    return "?" if hop.lag_seconds is None else f"{hop.lag_seconds:.1f}"
+
+
+@click.command("tail")
+@config_option
+@json_option
+@click.option("--from", "start", type=click.IntRange(min=0), metavar="OFFSET",
+              help="First Kafka offset to show. [default: the newest --limit records]")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many records.")
+def tail_command(config_path: str | None, as_json: bool, start: int | None, limit: int) -> None:
+    """Show records of the log; they hold the values of rows."""
+    settings = load(config_path)
+    with wiring.log_reader(settings, "tail") as reader:
+        low, high = reader.watermarks()
+        first = max(low, high - limit) if start is None else start
+        if not low <= first <= high:
+            raise CheckError(f"offset {first} is not in the log", f"name one from {low} to {high}", settings.topic)
+        reader.seek(first)
+        shown = 0
+        while shown < min(limit, high - first):
+            for record in reader.consume(min(500, limit - shown), 5.0):
+                offset, value = record.offset() or 0, record.value() or b""
+                if as_json:
+                    sys.stdout.buffer.write(value + b"\n")
+                else:
+                    click.echo(_readable(offset, value))
+                shown += 1
+        sys.stdout.flush()
+
+
+def _readable(offset: int, value: bytes) -> str:
+    event, meta = parse(value, offset)
+    place = f"{offset:>10}  {meta.get('epoch')}/{Lsn(meta.get('commit_lsn', 0))}"
+    order = f"{meta.get('seq', '-')}{'.' if 'last' in meta else ''}"
+    return f"{place:<30} {order:>7}  {_what(event, meta)}"
+
+
+def _what(event: dict[str, Any], meta: dict[str, Any]) -> str:
+    if "kind" in meta:
+        told = meta.get("schema") or {}
+        extra = f" {told.get('schema')}.{told.get('table')}" if told else f" {meta.get('leader', '')}"
+        return f"{meta['kind']}{extra}".rstrip()
+    if event["op"] == "m":
+        return f"message {event['message']['prefix']}"
+    source = event["source"]
+    rows = [f"{name}={orjson.dumps(event[name]).decode()}" for name in ("before", "after") if event.get(name)]
+    return " ".join([_OPERATIONS.get(event["op"], event["op"]), f"{source['schema']}.{source['table']}", *rows])
+
+
+_OPERATIONS = {"c": "insert", "u": "update", "d": "delete", "t": "truncate"}

@@ -1,0 +1,58 @@
+"""Lag, hop by hop: leader WAL -> log -> each follower, in bytes of WAL and in seconds.
+
+Bytes are differences of LSNs. Seconds are the age, on the leader's clock, of the newest transaction that has made the
+hop, and zero when it is the newest there is: an upper bound of how stale a reader may be. Both are zero when nothing is
+pending and rise while anything is stuck.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdc.events.position import Position
+from cdc.log.tail import LogTail
+from cdc.protocol.lsn import Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderProgress:
+    """`now_us` is the leader's clock; `retained_bytes` the WAL that the slot keeps from being removed."""
+
+    insert_lsn: Lsn
+    now_us: int
+    confirmed_flush_lsn: Lsn
+    slot_active: bool
+    retained_bytes: int
+    wal_status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One arrow of the picture. None: an end of it could not be reached."""
+
+    name: str
+    lag_bytes: int | None
+    lag_seconds: float | None
+    position: str
+    problem: str | None = None
+
+
+def log_hop(leader: LeaderProgress | None, tail: LogTail) -> Hop:
+    """Leader WAL to log."""
+    if leader is None:
+        return Hop("log", None, None, str(tail.end_lsn))
+    pending = max(0, leader.insert_lsn - tail.end_lsn)
+    return Hop("log", pending, _age(leader.now_us, tail.committed_at_us) if pending else 0.0, str(tail.end_lsn))
+
+
+def follower_hop(name: str, position: Position, tail: LogTail, now_us: int) -> Hop:
+    """Log to follower."""
+    behind = (position.epoch, position.commit_lsn) < (tail.epoch, tail.commit_lsn)
+    pending = max(0, tail.end_lsn - position.end_lsn) if behind else 0
+    seconds = _age(now_us, position.committed_at_us) if behind else 0.0
+    return Hop(name, pending, seconds, str(position.end_lsn))
+
+
+def _age(now_us: int, then_us: int) -> float:
+    """Clocks step back; lag is never negative."""
+    return max(0.0, (now_us - then_us) / 1e6)

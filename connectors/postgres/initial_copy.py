@@ -1,0 +1,252 @@
+"""Leader to follower for the first time: schema by pg_dump, rows by COPY, all from one exported snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from cdc.errors import CheckError
+from cdc.events.position import Position
+from cdc.events.table import TableId
+from cdc.ports import TableToCopy
+from cdc.protocol.lsn import Lsn
+from connectors.postgres.catalog import table_facts
+from connectors.postgres.connection import connect, translated
+from connectors.postgres.progress import timestamp
+from connectors.postgres.programs import ClientPrograms
+from connectors.postgres.replication import ReplicationStream
+
+log = structlog.get_logger(__name__)
+
+_CHUNK_BYTES = 256 * 1024
+_FIRST_UNSTABLE_OID = 16384
+"""Types made by users have OIDs of their own in each database, and the binary form of arrays and composites names them."""
+
+_FOREIGN_TABLES = """
+SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND nspname NOT IN ('information_schema', 'cdc') AND nspname !~ '^pg_'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND deptype = 'e')
+"""
+_IDENTITY = """
+SELECT (SELECT system_identifier FROM pg_control_system()), oid, datname FROM pg_database WHERE datname = current_database()
+"""
+_PUBLISHED = """
+SELECT schemaname, tablename, c.reltuples::bigint, pg_table_size(c.oid) FROM pg_publication_tables p
+JOIN pg_namespace n ON nspname = schemaname JOIN pg_class c ON relnamespace = n.oid AND relname = tablename
+WHERE pubname = %s ORDER BY 4 DESC, 1, 2
+"""
+_PROTECTED = """
+WITH RECURSIVE tree (oid) AS (
+    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+    JOIN unnest(%s::text[], %s::text[]) AS p (schemaname, tablename) ON nspname = schemaname AND relname = tablename
+    UNION SELECT inhparent FROM pg_inherits JOIN tree ON inhrelid = tree.oid
+    JOIN pg_class parent ON parent.oid = inhparent AND parent.relkind = 'p'
+)
+SELECT nspname, relname FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = relnamespace
+WHERE relkind IN ('r', 'p')
+"""
+
+
+class PostgresInitialCopy:
+    """Implements `cdc.ports.InitialCopy`. `program_folders` are searched for pg_dump besides PATH."""
+
+    def __init__(
+        self,
+        leader_dsn: str,
+        leader: str,
+        follower_dsn: str,
+        follower: str,
+        publication: str,
+        log_name: str,
+        program_folders: Sequence[Path],
+    ) -> None:
+        self._leader_dsn, self._leader_name = leader_dsn, leader
+        self._follower_dsn, self._follower_name = follower_dsn, follower
+        self._publication = publication
+        self._log = log_name
+        self._program_folders = program_folders
+        self._leader: psycopg.Connection | None = None
+        self._follower: psycopg.Connection | None = None
+        self._replication: ReplicationStream | None = None
+        self._programs: ClientPrograms | None = None
+        self._snapshot = ""
+        self._tables: list[TableToCopy] = []
+        self._after_data = ""
+
+    def begin(self) -> bool:
+        self._leader = connect(self._leader_dsn, f"cdc bootstrap {self._follower_name}", self._leader_name)
+        self._follower = connect(self._follower_dsn, f"cdc bootstrap {self._follower_name}", self._follower_name)
+        self._programs = ClientPrograms(self._leader.info.server_version // 10000, self._program_folders)
+        with translated(self._leader_name):
+            self._check_publication(self._leader)
+            identity = self._leader.execute(_IDENTITY).fetchone()
+        with translated(self._follower_name):
+            if self._follower.execute(_IDENTITY).fetchone() == identity:
+                raise CheckError("leader and follower are the same database", "correct the dsn of one of them",
+                                 self._follower_name)
+            return self._claim(self._follower)
+
+    def _check_publication(self, leader: psycopg.Connection) -> None:
+        if not leader.execute("SELECT FROM pg_publication WHERE pubname = %s", (self._publication,)).fetchone():
+            raise CheckError(f"publication {self._publication} does not exist", "run: cdc init", self._leader_name)
+
+    def _claim(self, follower: psycopg.Connection) -> bool:
+        """Record that the copy began in an empty database; clear what an earlier try left."""
+        state = self._earlier_copy(follower)
+        if state == "finished":
+            return False
+        if state == "unfinished":
+            log.warning("clearing an unfinished bootstrap", node=self._follower_name)
+            _drop_everything(follower)
+        row = follower.execute(_FOREIGN_TABLES).fetchone()
+        if row and row[0]:
+            raise CheckError(f"the database is not empty ({row[0]} tables and views)",
+                             "bootstrap needs an empty database: create one, or correct the dsn", self._follower_name)
+        follower.execute(_follower_sql())
+        follower.execute("INSERT INTO cdc.bootstrap (log) VALUES (%s) ON CONFLICT DO NOTHING", (self._log,))
+        return True
+
+    def _earlier_copy(self, follower: psycopg.Connection) -> str:
+        if follower.execute("SELECT to_regclass('cdc.bootstrap')").fetchone() == (None,):
+            return "none"
+        row = follower.execute("SELECT finished_at FROM cdc.bootstrap WHERE log = %s", (self._log,)).fetchone()
+        if row is None:
+            return "none"
+        return "unfinished" if row[0] is None else "finished"
+
+    def request_descriptions(self) -> None:
+        with translated(self._leader_name):
+            self._source.execute("SELECT pg_logical_emit_message(true, 'cdc.describe', '')")
+
+    def open_snapshot(self) -> Lsn:
+        self._replication = ReplicationStream(
+            self._leader_dsn, f"cdc bootstrap {self._follower_name} snapshot", self._leader_name
+        )
+        with translated(self._leader_name):
+            backend = self._source.info.backend_pid
+            slot = f"{self._publication}_copy_{backend}"[:63]
+            point, self._snapshot = self._replication.create_temporary_slot_with_snapshot(slot)
+            self._source.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._source.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._snapshot)))
+            rows = self._source.execute(_PUBLISHED, (self._publication,)).fetchall()
+        self._tables = [TableToCopy(TableId(schema, name), count, size) for schema, name, count, size in rows]
+        return Lsn(point)
+
+    def copy_schema_before_data(self) -> None:
+        assert self._programs is not None
+        common = (f"--snapshot={self._snapshot}", "--schema-only", "--exclude-schema=cdc", "--no-publications",
+                  "--no-subscriptions", "--no-tablespaces")  # fmt: skip
+        before = self._programs.pg_dump(self._leader_dsn, self._leader_name, "--section=pre-data", *common)
+        self._after_data = self._programs.pg_dump(self._leader_dsn, self._leader_name, "--section=post-data", *common)
+        self._run_script(before)
+
+    def copy_schema_after_data(self) -> None:
+        self._run_script(self._after_data)
+
+    def _run_script(self, script: str) -> None:
+        assert self._programs is not None
+        if self._sink.info.server_version < 170000:
+            script = script.replace("\nSET transaction_timeout = 0;\n", "\n", 1)
+        self._programs.psql(self._follower_dsn, self._follower_name, script)
+
+    def tables(self) -> Sequence[TableToCopy]:
+        return self._tables
+
+    def copy_table(self, table: TableId, progress: Callable[[int], None]) -> int:
+        with translated(self._leader_name):
+            facts = table_facts(self._source, table)
+            if facts is None or not facts.columns or facts.partitioned:
+                return 0
+            how = sql.SQL("(FORMAT binary)" if self._binary(table) else "(FORMAT text)")
+        names = sql.SQL(", ").join(map(sql.Identifier, facts.columns))
+        parts = {"table": sql.Identifier(*table), "columns": names, "how": how}
+        read = sql.SQL("COPY {table} ({columns}) TO STDOUT {how}").format(**parts)
+        write = sql.SQL("COPY {table} ({columns}) FROM STDIN {how}").format(**parts)
+        with translated(f"{self._leader_name} to {self._follower_name}, table {table}"):
+            return self._pipe(read, write, progress)
+
+    def _binary(self, table: TableId) -> bool:
+        row = self._source.execute(
+            "SELECT coalesce(max(atttypid), 0) < %s FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0",
+            (_FIRST_UNSTABLE_OID, sql.Identifier(*table).as_string(self._source)),
+        ).fetchone()
+        return bool(row and row[0])
+
+    def _pipe(self, read: sql.Composed, write: sql.Composed, progress: Callable[[int], None]) -> int:
+        """A chunk at a time, so that no table is ever held in memory."""
+        with self._source.cursor() as source, self._sink.transaction(), self._sink.cursor() as sink:
+            sink.execute("SET LOCAL session_replication_role = replica")
+            with source.copy(read) as rows, sink.copy(write) as target:
+                chunk = bytearray()
+                for row in rows:
+                    chunk += row
+                    if len(chunk) >= _CHUNK_BYTES:
+                        target.write(bytes(chunk))
+                        progress(len(chunk))
+                        chunk.clear()
+                target.write(bytes(chunk))
+                progress(len(chunk))
+            return sink.rowcount
+
+    def finish(self, position: Position) -> None:
+        sink = self._sink
+        at = timestamp(position.committed_at_us)
+        schemas, names = [t.table.schema for t in self._tables], [t.table.name for t in self._tables]
+        with translated(self._follower_name):
+            self._source.rollback()
+            with sink.transaction():
+                sink.execute(
+                    "INSERT INTO cdc.position (log, epoch, commit_lsn, end_lsn, committed_at, next_offset) "
+                    "VALUES (%s, %s, %s::pg_lsn, %s::pg_lsn, %s, %s)",
+                    (self._log, position.epoch, str(position.commit_lsn), str(position.end_lsn), at, position.next_offset),
+                )
+                for table in sink.execute(_PROTECTED, (schemas, names)).fetchall():
+                    sink.execute(
+                        sql.SQL(
+                            "CREATE OR REPLACE TRIGGER cdc_read_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} "
+                            "FOR EACH STATEMENT EXECUTE FUNCTION cdc.refuse_write()"
+                        ).format(sql.Identifier(*table))
+                    )
+                sink.execute(
+                    sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(
+                        sql.Identifier(sink.info.dbname)
+                    )
+                )
+                sink.execute("UPDATE cdc.bootstrap SET finished_at = clock_timestamp() WHERE log = %s", (self._log,))
+            sink.execute("ANALYZE")
+
+    def close(self) -> None:
+        for connection in (self._replication, self._leader, self._follower):
+            if connection is not None:
+                connection.close()
+
+    @property
+    def _source(self) -> psycopg.Connection:
+        assert self._leader is not None
+        return self._leader
+
+    @property
+    def _sink(self) -> psycopg.Connection:
+        assert self._follower is not None
+        return self._follower
+
+
+def _follower_sql() -> str:
+    return resources.files("connectors.postgres").joinpath("sql/follower.sql").read_text("utf-8")
+
+
+def _drop_everything(follower: psycopg.Connection) -> None:
+    """Only ever called on a database that was empty when our copy began (cdc.bootstrap says so)."""
+    rows = follower.execute(
+        "SELECT nspname FROM pg_namespace WHERE nspname NOT IN ('information_schema', 'cdc') AND nspname !~ '^pg_'"
+    ).fetchall()
+    for (name,) in rows:
+        follower.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name)))
+    newer = follower.info.server_version >= 150000
+    follower.execute("CREATE SCHEMA public" + (" AUTHORIZATION pg_database_owner" if newer else ""))
+    follower.execute(f"GRANT {'USAGE' if newer else 'ALL'} ON SCHEMA public TO PUBLIC")

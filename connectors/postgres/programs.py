@@ -1,0 +1,76 @@
+"""PostgreSQL's own client programs: the ones that fit a server's version, run with a dsn."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from psycopg import conninfo
+
+from cdc.errors import CheckError, ConfigError
+from connectors.postgres.connection import conninfo_for
+
+
+class ClientPrograms:
+    """`pg_dump` and `psql` of one folder, whose version is the lowest that is at least `server_major`.
+
+    `folders` are looked at besides PATH. Raises ConfigError when no pg_dump is new enough: an older one
+    refuses to dump a newer server.
+    """
+
+    def __init__(self, server_major: int, folders: Sequence[Path]) -> None:
+        found: dict[int, Path] = {}
+        for folder in [*map(Path, os.get_exec_path()), *folders]:
+            if shutil.which("pg_dump", path=str(folder)) and shutil.which("psql", path=str(folder)):
+                major = _major(folder / "pg_dump")
+                if major >= server_major:
+                    found.setdefault(major, folder)
+        if not found:
+            raise ConfigError(
+                f"no pg_dump and psql of version {server_major} or newer",
+                f"install PostgreSQL's client programs (postgresql-client-{server_major}) or put them on PATH",
+                "bootstrap",
+            )
+        self._folder = found[min(found)]
+
+    def pg_dump(self, dsn: str, where: str, *arguments: str) -> str:
+        """What pg_dump prints. Raises CheckError with its first complaint."""
+        return self._run("pg_dump", dsn, where, [*arguments], None)
+
+    def psql(self, dsn: str, where: str, script: str) -> None:
+        """Run `script` in one transaction, or stop at the first error. Raises CheckError."""
+        arguments = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-o", os.devnull]
+        self._run("psql", dsn, where, arguments, script)
+
+    def _run(self, program: str, dsn: str, where: str, arguments: list[str], script: str | None) -> str:
+        known = conninfo.conninfo_to_dict(conninfo_for(dsn, f"cdc bootstrap {program}"))
+        password = known.pop("password", None)
+        environment = {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}
+        done = subprocess.run(
+            [self._folder / program, f"--dbname={conninfo.make_conninfo('', **known)}", *arguments],
+            input=script,
+            stdin=None if script is not None else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+            check=False,
+        )
+        if done.returncode:
+            raise CheckError(f"{program} failed: {_complaint(done.stderr)}", "remove the cause and run it again", where)
+        return done.stdout
+
+
+def _complaint(stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if "error" in line.lower() or "fatal" in line.lower()]
+    return (lines or stderr.splitlines() or ["it gave no reason"])[0][:300]
+
+
+def _major(program: Path) -> int:
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=30).stdout
+    version = re.search(r"\(PostgreSQL\) (\d+)", answer)
+    return int(version[1]) if version else 0

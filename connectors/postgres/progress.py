@@ -1,0 +1,66 @@
+"""How far the leader and a follower are, in one query each, for whoever shows lag."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+
+from cdc.errors import CheckError
+from cdc.events.position import Position
+from cdc.protocol.lsn import Lsn
+from cdc.services.lag import LeaderProgress
+from connectors.postgres.connection import translated
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def leader_progress(connection: psycopg.Connection, slot: str, where: str) -> LeaderProgress:
+    """Raises CheckError when the slot does not exist."""
+    with translated(where):
+        row = connection.execute(
+            "SELECT pg_current_wal_insert_lsn()::text, clock_timestamp(), confirmed_flush_lsn::text, active, "
+            "pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status "
+            "FROM pg_replication_slots WHERE slot_name = %s",
+            (slot,),
+        ).fetchone()
+    if row is None:
+        raise CheckError(f"replication slot {slot} does not exist", "run: cdc init", where)
+    insert, now, confirmed, active, retained, wal_status = row
+    return LeaderProgress(
+        Lsn.parse(insert), microseconds(now), Lsn.parse(confirmed), bool(active), int(retained or 0), str(wal_status)
+    )
+
+
+def follower_progress(connection: psycopg.Connection, log_name: str, where: str) -> Position:
+    """Raises CheckError when the follower was never bootstrapped."""
+    with translated(where):
+        position = read_position(connection, log_name)
+    if position is None:
+        raise CheckError(f"this database holds no position in the log {log_name}",
+                         f"run: cdc bootstrap --follower {where}", where)  # fmt: skip
+    return position
+
+
+def read_position(connection: psycopg.Connection, log_name: str) -> Position | None:
+    """None without a position, or without the table for it."""
+    try:
+        row = connection.execute(
+            "SELECT epoch, commit_lsn::text, end_lsn::text, committed_at, next_offset FROM cdc.position WHERE log = %s",
+            (log_name,),
+        ).fetchone()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        return None
+    if row is None:
+        return None
+    return Position(row[0], Lsn.parse(row[1]), Lsn.parse(row[2]), microseconds(row[3]), row[4])
+
+
+def microseconds(at: datetime) -> int:
+    """Microseconds since 1970."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+def timestamp(microseconds_since_1970: int) -> datetime:
+    """The reverse of `microseconds`."""
+    return _EPOCH + timedelta(microseconds=microseconds_since_1970)
