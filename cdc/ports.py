@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from cdc.events.position import Position
-from cdc.events.table import TableSchema
+from cdc.events.table import TableId, TableSchema
 from cdc.log.records import Truncation
+from cdc.log.tail import LogTail
+from cdc.protocol.lsn import Lsn
 from cdc.events.net_effect import Change, NetEffect
 
 
@@ -25,7 +27,15 @@ class LogReader(Protocol):
 
     def seek(self, offset: int) -> None: ...
 
-    def seek_to_beginning(self) -> None: ...
+    def watermarks(self) -> tuple[int, int]:
+        """(low, high): offset of the first record, and the offset that the next record gets."""
+        ...
+
+    def read_tail(self) -> LogTail | None:
+        """The newest complete transaction; None when nothing was ever written. `seek` again afterwards."""
+        ...
+
+    def close(self) -> None: ...
 
     def consume(self, limit: int, timeout: float) -> Sequence[LogRecord]:
         """Up to `limit` records, as soon as there is one; empty after `timeout` seconds. Raises LogError
@@ -93,5 +103,50 @@ class Target(Protocol):
         ...
 
     def rollback(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TableToCopy:
+    """A published table with what the leader's statistics say of its size (-1: never analysed)."""
+
+    table: TableId
+    estimated_rows: int
+    bytes: int
+
+
+class InitialCopy(Protocol):
+    """Both ends of the first copy of a follower. Steps in the order in which they are called."""
+
+    def begin(self) -> bool:
+        """Check both ends and mark the follower as being copied. False when it was copied completely before.
+
+        Clears what an unfinished copy left. Raises CheckError when the follower holds tables that this
+        project did not put there, or is the leader itself.
+        """
+        ...
+
+    def request_descriptions(self) -> None:
+        """Have capture describe every relation anew, before the snapshot."""
+        ...
+
+    def open_snapshot(self) -> Lsn:
+        """The consistent point: the snapshot holds every transaction whose commit LSN is before it, and no other."""
+        ...
+
+    def copy_schema_before_data(self) -> None: ...
+
+    def tables(self) -> Sequence[TableToCopy]: ...
+
+    def copy_table(self, table: TableId, progress: Callable[[int], None]) -> int:
+        """Number of rows; `progress` gets the bytes of each chunk."""
+        ...
+
+    def copy_schema_after_data(self) -> None: ...
+
+    def finish(self, position: Position) -> None:
+        """Store the position and make the follower read-only, in one transaction."""
+        ...
 
     def close(self) -> None: ...
