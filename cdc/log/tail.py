@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from cdc.errors import LogError
 from cdc.log.parts import PartJoiner
+from cdc.log.records import foreign, parse
 from cdc.protocol.lsn import Lsn
 
 
@@ -28,8 +26,8 @@ class LogTail:
     committed_at_us: int
     next_offset: int
     high_watermark: int
-    partial_commit_lsn: Lsn = Lsn(0)
-    partial_seq: int = 0
+    partial_commit_lsn: Lsn
+    partial_seq: int
 
 
 class TailScan:
@@ -49,32 +47,40 @@ class TailScan:
 
     def add(self, offset: int, value: bytes) -> None:
         """Raises LogError when the record is not ours."""
-        record = _parse(value, offset)
-        cdc = record["cdc"]
-        if cdc.get("kind") == "part":
-            joined = self._join(cdc, record, offset)
-            if joined is None:
-                return
-            record = joined
-            cdc = record["cdc"]
-        self._note(offset, record, cdc)
+        try:
+            event, meta = parse(value, offset)
+            if meta.get("kind") == "part":
+                joined = self._join(meta, event)
+                if joined is None:
+                    return
+                event, meta = parse(joined, offset)
+            self._note(offset, event, meta)
+        except (KeyError, TypeError) as error:
+            raise foreign(offset, "it lacks what every record of a log has") from error
 
     def tail(self) -> LogTail | None:
         """None when no transaction ends in the window."""
         if self._complete is None:
             return None
         epoch, commit_lsn, end_lsn, committed_at_us = self._complete
-        return LogTail(epoch, Lsn(commit_lsn), Lsn(end_lsn), committed_at_us, self._next_offset, self._high_watermark,
-                       Lsn(self._partial[0]), self._partial[1])
+        return LogTail(
+            epoch,
+            Lsn(commit_lsn),
+            Lsn(end_lsn),
+            committed_at_us,
+            self._next_offset,
+            self._high_watermark,
+            Lsn(self._partial[0]),
+            self._partial[1],
+        )
 
-    def _join(self, cdc: dict[str, Any], record: dict[str, Any], offset: int) -> dict[str, Any] | None:
-        if not self._parts.pending and cdc.get("part") != 1:
+    def _join(self, meta: dict[str, Any], event: dict[str, Any]) -> bytes | None:
+        if not self._parts.pending and meta["part"] != 1:
             return None  # its beginning lies before the window
-        value = self._parts.add(cdc, record["message"]["content"])
-        return None if value is None else _parse(value, offset)
+        return self._parts.add(meta, event["message"]["content"])
 
-    def _note(self, offset: int, record: dict[str, Any], cdc: dict[str, Any]) -> None:
-        epoch, commit_lsn, seq = cdc["epoch"], cdc["commit_lsn"], cdc.get("seq")
+    def _note(self, offset: int, event: dict[str, Any], meta: dict[str, Any]) -> None:
+        epoch, commit_lsn, seq = meta["epoch"], meta["commit_lsn"], meta.get("seq")
         if seq is None or epoch < self._epoch:
             return
         if epoch > self._epoch:
@@ -82,22 +88,9 @@ class TailScan:
         newest = self._complete[1] if self._complete else 0
         if commit_lsn <= newest:
             return  # a repeat
-        if cdc.get("last"):
-            self._complete = (epoch, commit_lsn, cdc["end_lsn"], record["source"].get("ts_us", 0))
+        if meta.get("last"):
+            self._complete = (epoch, commit_lsn, meta["end_lsn"], event["source"]["ts_us"])
             self._next_offset = offset + 1
             self._partial = (0, 0)
         elif (commit_lsn, seq) > self._partial:
             self._partial = (commit_lsn, seq)
-
-
-def _parse(value: bytes, offset: int) -> dict[str, Any]:
-    try:
-        record = orjson.loads(value)
-        cdc = record["cdc"]
-        if not isinstance(cdc["epoch"], int) or not isinstance(cdc["commit_lsn"], int):
-            raise TypeError
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise LogError(f"the record at offset {offset} is not ours", "find out who writes to the topic; allow only "
-                       "this group's capture to", "log") from error
-    checked: dict[str, Any] = record
-    return checked

@@ -7,7 +7,7 @@ keep their own position). A topic or an offset that is gone is an error, never a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -53,6 +53,10 @@ class LogReader:
         self._offset = offset
         self._consumer.assign([TopicPartition(self._topic, PARTITION, offset)])
 
+    def seek_to_beginning(self) -> None:
+        """The next `consume` begins at the first record that is still in the log."""
+        self.seek(self.watermarks()[0])
+
     def consume(self, limit: int, timeout: float) -> list[Message]:
         """Up to `limit` records in log order, without waiting for more once there are some.
 
@@ -85,18 +89,23 @@ class LogReader:
             raise RetryableError("the offsets of the log are not known in time", where=self._where)
         return low_high
 
-    def read_tail(self) -> LogTail | None:
+    def read_tail(self, on_wait: Callable[[], None] | None = None) -> LogTail | None:
         """The newest complete transaction, read backwards in growing steps. None when the log is empty.
 
-        Leaves the reader without an assignment: `seek` again before `consume`. Raises LogError when all
+        `on_wait` is called after every piece read. Leaves the reader without an assignment: `seek` again
+        before `consume`. Raises LogError when all
         records are gone, or none of them ends a transaction.
         """
         low, high = self.watermarks()
         if low == high:
             if high == 0:
                 return None
-            raise LogError(f"the log is empty, {high} records were removed", "its retention is too short for the time "
-                           "that nothing was published: start a new group and bootstrap the followers", self._where)
+            raise LogError(
+                f"the log is empty, {high} records were removed",
+                "its retention is too short for the time "
+                "that nothing was published: start a new group and bootstrap the followers",
+                self._where,
+            )
         deadline = time.monotonic() + _TAIL_SECONDS
         scan = TailScan(high)
         step, start = _TAIL_FIRST_STEP, high
@@ -104,7 +113,7 @@ class LogReader:
             while start > low:
                 start = max(low, high - step)
                 scan.begin()
-                for message in self._range(start, high, deadline):
+                for message in self._range(start, high, deadline, on_wait or _nothing):
                     scan.add(int(message.offset() or 0), message.value() or b"")
                 tail = scan.tail()
                 if tail is not None:
@@ -112,25 +121,32 @@ class LogReader:
                 step *= _TAIL_STEP_GROWTH
         finally:
             self._consumer.unassign()
-        raise LogError("no complete transaction is in the log", "the records before were removed by retention, or are "
-                       "not ours: start a new group and bootstrap the followers", self._where)
+        raise LogError(
+            "no complete transaction is in the log",
+            "the records before were removed by retention, or are "
+            "not ours: start a new group and bootstrap the followers",
+            self._where,
+        )
 
     def close(self) -> None:
         """Does not wait for the brokers."""
         self._consumer.close()
 
-    def _range(self, start: int, end: int, deadline: float) -> Iterator[Message]:
+    def _range(self, start: int, end: int, deadline: float, on_wait: Callable[[], None]) -> Iterator[Message]:
         self.seek(start)
         position = start
         while position < end:
             messages = self.consume(5000, 0.5)
+            on_wait()
             for message in messages:
                 position = int(message.offset() or 0) + 1
                 if position > end:
                     return
                 yield message
             if not messages and time.monotonic() > deadline:
-                raise RetryableError(f"the log could not be read to its end in {_TAIL_SECONDS:.0f} s", where=self._where)
+                raise RetryableError(
+                    f"the log could not be read to its end in {_TAIL_SECONDS:.0f} s", where=self._where
+                )
 
     def _check_errors(self, messages: list[Message]) -> None:
         for message in messages:
@@ -144,10 +160,16 @@ class LogReader:
     def _out_of_range(self) -> LogError:
         low, high = self.watermarks()
         if self._offset > high:
-            return LogError(f"offset {self._offset} is past the end of the log ({high}): acknowledged records are gone",
-                            "the topic was replaced or cut: " + NO_SUCH_TOPIC_REMEDY, self._where)
-        return LogError(f"offsets {self._offset} to {low - 1} were removed from the log before they were read",
-                        "raise the topic's retention and bootstrap the follower again", self._where)
+            return LogError(
+                f"offset {self._offset} is past the end of the log ({high}): acknowledged records are gone",
+                "the topic was replaced or cut: " + NO_SUCH_TOPIC_REMEDY,
+                self._where,
+            )
+        return LogError(
+            f"offsets {self._offset} to {low - 1} were removed from the log before they were read",
+            "raise the topic's retention and bootstrap the follower again",
+            self._where,
+        )
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() not in (KafkaError._PARTITION_EOF, KafkaError._TRANSPORT, KafkaError._RESOLVE):
@@ -157,3 +179,7 @@ class LogReader:
         error, self._client_error = self._client_error, None
         if error is not None:
             raise translate(error, self._where)
+
+
+def _nothing() -> None:
+    return

@@ -24,7 +24,8 @@ _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 _SETUP = (KafkaError._INVALID_ARG, KafkaError._SSL, KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG)
 
 NO_SUCH_TOPIC_REMEDY = (
-    "run cdc init for a new group; a log that was deleted cannot come back: start a new group and bootstrap the followers"
+    "run cdc init if the group is new; a log that was deleted cannot come back: start a new group and bootstrap "
+    "the followers"
 )
 
 
@@ -38,11 +39,17 @@ def translate(error: KafkaError | KafkaException, where: str) -> CdcError:
     if code in _UNKNOWN_TOPIC:
         return LogError("the topic does not exist", NO_SUCH_TOPIC_REMEDY, where)
     if code == KafkaError._AUTO_OFFSET_RESET:
-        return LogError("the wanted offset is not in the log any more", "records were lost to retention or the "
-                        "log was replaced: bootstrap the follower again", where)
+        return LogError(
+            "the wanted offset is not in the log any more",
+            "records were lost to retention or the log was replaced: bootstrap the follower again",
+            where,
+        )
     if code in _REFUSED:
-        return CheckError(f"refused by the broker: {text}", "grant the client what it needs, or correct the "
-                          "kafka security settings", where)
+        return CheckError(
+            f"refused by the broker: {text}",
+            "grant the client what it needs, or correct the kafka security settings",
+            where,
+        )
     if code in _TOO_LARGE:
         return LogError(f"a record is too large for the broker: {text}", "raise max.message.bytes of the topic", where)
     if code in _SETUP:

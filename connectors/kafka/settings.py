@@ -86,7 +86,9 @@ _FOREIGN = {
 
 def _merge(common: Mapping[str, str | int | float | bool], defaults: Settings, fixed: Settings) -> Settings:
     kind = "producer" if "acks" in fixed else "consumer"
-    wrong = [name for name, value in fixed.items() if name in common and str(common[name]).lower() != str(value).lower()]
+    wrong = [
+        name for name, value in fixed.items() if name in common and str(common[name]).lower() != str(value).lower()
+    ]
     if wrong:
         raise ConfigError(
             f"kafka setting {wrong[0]} must be {str(fixed[wrong[0]]).lower()}: the log would lose or double records",

@@ -1,0 +1,201 @@
+"""What capture and init need of the world, beside `cdc/ports.py`; `connectors/` implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cdc.events.table import TableId
+from cdc.log.tail import LogTail
+from cdc.protocol.lsn import Lsn
+
+Record = tuple[bytes | None, bytes]
+"""Key and value of a record of the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """The topic as the cluster describes it. `topic_id` is None where the cluster has no topic ids."""
+
+    topic_id: str | None
+    partitions: int
+    cleanup_policy: str
+    max_message_bytes: int
+    retention_ms: int
+    min_insync_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class SystemFacts:
+    """IDENTIFY_SYSTEM: which cluster this is, on which timeline, and how far its WAL is written."""
+
+    system_id: str
+    timeline: int
+    wal_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFacts:
+    """A row of pg_replication_slots. `invalidation` says why the slot is lost, None when it is not."""
+
+    plugin: str | None
+    database: str | None
+    temporary: bool
+    active_pid: int | None
+    active_for: str | None
+    confirmed_flush_lsn: Lsn
+    restart_lsn: Lsn
+    wal_status: str | None
+    invalidation: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderIdentity:
+    """What `cdc init` wrote down on the leader: whose log its slot feeds."""
+
+    group: str
+    epoch: int
+    system_id: str
+    timeline: int
+    slot: str
+    topic: str
+    topic_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderFacts:
+    """What must hold before anything is created on the leader."""
+
+    database: str
+    version: int
+    wal_level: str
+    in_recovery: bool
+    free_slots: int
+    free_wal_senders: int
+    may_replicate: bool
+    may_create: bool
+    server_encoding: str
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateTable:
+    """A table that the patterns match, and what would keep it from being published."""
+
+    table: TableId
+    owned: bool
+    has_identity: bool
+
+
+class ChangeStream(Protocol):
+    """A replication connection. Not thread-safe."""
+
+    backend_pid: int
+
+    def identify(self) -> SystemFacts: ...
+
+    def start(self, slot: str, publication: str, start_lsn: int) -> None:
+        """Raises FencedError when the slot is in use, SlotError when it is missing or lost."""
+        ...
+
+    def read(self, max_bytes: int, timeout: float) -> list[bytes]:
+        """CopyData payloads in order, without waiting for more once there are some; empty after `timeout`."""
+        ...
+
+    def send_status(self, written: int, flushed: int, applied: int) -> None:
+        """Tell the server how far we are; zero tells it nothing. Does not wait for the server."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LeaderDatabase(Protocol):
+    """An SQL connection to the leader. Not thread-safe."""
+
+    def database(self) -> str: ...
+
+    def identity(self, group: str) -> LeaderIdentity | None: ...
+
+    def slot(self, name: str) -> SlotFacts | None: ...
+
+    def type_names(self) -> Mapping[int, str]:
+        """Schema-qualified names of the built-in types by OID; the stream names the others."""
+        ...
+
+    def emit_message(self, prefix: str, content: bytes) -> None:
+        """A transactional logical message, committed."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LeaderSetup(LeaderDatabase, Protocol):
+    """What `cdc init` does on the leader besides. Every step is a transaction, and may be repeated."""
+
+    def facts(self) -> LeaderFacts: ...
+
+    def system(self) -> SystemFacts: ...
+
+    def candidates(self, patterns: Sequence[str]) -> list[CandidateTable]:
+        """Tables that match; never those of system schemas or of ours, temporary or unlogged ones."""
+        ...
+
+    def published(self, publication: str) -> set[TableId] | None:
+        """None when there is no such publication."""
+        ...
+
+    def publish(self, publication: str, tables: Sequence[TableId]) -> None:
+        """Create the publication, or set its tables."""
+        ...
+
+    def store_identity(self, identity: LeaderIdentity) -> None: ...
+
+    def create_slot(self, name: str) -> None:
+        """Waits for the transactions that are running. Raises RetryableError when they do not end."""
+        ...
+
+
+class LogWriter(Protocol):
+    """Publishes records in order; see connectors/kafka/producer.py."""
+
+    max_record_bytes: int
+
+    @property
+    def bytes_in_flight(self) -> int: ...
+
+    @property
+    def delivered(self) -> int:
+        """The greatest `progress` such that its batch and every one before it is durable; 0 at first."""
+        ...
+
+    def publish(self, records: Sequence[Record], progress: int) -> None: ...
+
+    def poll(self, timeout: float) -> None: ...
+
+    def flush(self, timeout: float) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+class TailReader(Protocol):
+    """Where the log ends."""
+
+    def read_tail(self, on_wait: Callable[[], None]) -> LogTail | None:
+        """None when nothing was ever published. `on_wait` is called again and again meanwhile."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LogTopic(Protocol):
+    """The topic as a thing that can be made and looked at."""
+
+    def find(self) -> TopicFacts | None: ...
+
+    def describe(self) -> TopicFacts:
+        """Raises LogError when the topic does not exist."""
+        ...
+
+    def create(self) -> bool:
+        """False when it exists."""
+        ...

@@ -1,0 +1,143 @@
+"""The topic that holds the log: made once by `cdc init`, described before every use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.cimpl import NewTopic
+
+from cdc.capture_ports import TopicFacts
+from cdc.errors import CheckError, LogError, RetryableError
+from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, translate
+from connectors.kafka.settings import Settings
+
+_REQUEST_SECONDS = 15.0
+_VISIBLE_SECONDS = 15.0
+_ASK_TIMES, _ASK_AGAIN_SECONDS = 5, 0.5
+"""A broker that has just started may not know its topics yet."""
+_NO_TOPIC_ID = ("AAAAAAAAAAAAAAAAAAAAAA", "")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSettings:
+    """How `create` makes the topic."""
+
+    replication_factor: int = 3
+    min_insync_replicas: int = 2
+    retention_ms: int = 7 * 24 * 3600 * 1000
+    """Must exceed the longest outage of a follower."""
+    max_message_bytes: int = 1048588
+    """Kafka's own default; larger records are split."""
+
+
+class LogAdmin:
+    """Creates and describes the topic of one log. The client lives as long as its futures."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, str | int | float | bool],
+        topic: str,
+        topic_settings: TopicSettings | None = None,
+    ) -> None:
+        """`settings` from `common_settings`; `topic_settings` only matter to `create`."""
+        self._topic = topic
+        self._topic_settings = topic_settings or TopicSettings()
+        self._where = f"topic {topic}"
+        try:
+            self._client = AdminClient(dict(_admin_settings(settings)))
+        except KafkaException as error:
+            raise translate(error, self._where) from error
+
+    def create(self) -> bool:
+        """Make the topic with one partition; False when it exists. Returns once it can be described.
+
+        Raises CheckError when the cluster refuses (too few brokers, not permitted).
+        """
+        topic_settings = self._topic_settings
+        new = NewTopic(
+            self._topic,
+            num_partitions=1,
+            replication_factor=topic_settings.replication_factor,
+            config={
+                "cleanup.policy": "delete",
+                "compression.type": "producer",
+                "retention.ms": str(topic_settings.retention_ms),
+                "retention.bytes": "-1",
+                "min.insync.replicas": str(topic_settings.min_insync_replicas),
+                "max.message.bytes": str(topic_settings.max_message_bytes),
+                "unclean.leader.election.enable": "false",
+            },
+        )
+        try:
+            self._client.create_topics([new], request_timeout=_REQUEST_SECONDS)[self._topic].result(
+                _REQUEST_SECONDS + 5
+            )
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return False
+            raise self._creation_error(error) from error
+        self._wait_until_described()
+        return True
+
+    def describe(self) -> TopicFacts:
+        """Raises LogError when the topic does not exist, after asking again for some seconds."""
+        for _ in range(_ASK_TIMES):
+            facts = self.find()
+            if facts is not None:
+                return facts
+            time.sleep(_ASK_AGAIN_SECONDS)
+        raise LogError("the topic does not exist", NO_SUCH_TOPIC_REMEDY, self._where)
+
+    def find(self) -> TopicFacts | None:
+        """None when the topic does not exist. Raises RetryableError when no broker answers."""
+        try:
+            described = self._client.describe_topics(TopicCollection([self._topic]), request_timeout=_REQUEST_SECONDS)[
+                self._topic
+            ].result(_REQUEST_SECONDS + 5)
+            config = self._config()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return None
+            raise translate(error, self._where) from error
+        topic_id = str(described.topic_id)
+        return TopicFacts(
+            topic_id=None if topic_id in _NO_TOPIC_ID else topic_id,
+            partitions=len(described.partitions),
+            cleanup_policy=config.get("cleanup.policy", "delete"),
+            max_message_bytes=int(config.get("max.message.bytes", "1048588")),
+            retention_ms=int(config.get("retention.ms", "-1")),
+            min_insync_replicas=int(config.get("min.insync.replicas", "1")),
+        )
+
+    def _config(self) -> dict[str, str]:
+        resource = ConfigResource(ResourceType.TOPIC, self._topic)
+        future = self._client.describe_configs([resource], request_timeout=_REQUEST_SECONDS)[resource]
+        entries: dict[str, Any] = future.result(_REQUEST_SECONDS + 5)
+        return {name: entry.value for name, entry in entries.items() if entry.value is not None}
+
+    def _wait_until_described(self) -> None:
+        deadline = time.monotonic() + _VISIBLE_SECONDS
+        while self.find() is None:
+            if time.monotonic() > deadline:
+                raise RetryableError("the topic was created and is not visible yet", "try again", self._where)
+            time.sleep(0.1)
+
+    def _creation_error(self, error: KafkaException) -> Exception:
+        code = error.args[0].code()
+        if code in (KafkaError.INVALID_REPLICATION_FACTOR, KafkaError.INVALID_CONFIG, KafkaError.POLICY_VIOLATION):
+            return CheckError(
+                f"the cluster does not create the topic: {error.args[0].str()}",
+                "fewer replicas than brokers are possible: set kafka.replication_factor and kafka.min_insync_replicas",
+                self._where,
+            )
+        return translate(error, self._where)
+
+
+def _admin_settings(settings: Mapping[str, str | int | float | bool]) -> Settings:
+    foreign = ("group.id", "fetch.", "queued.", "linger.ms", "compression.", "batch.")
+    return {name: value for name, value in settings.items() if not name.startswith(foreign)}

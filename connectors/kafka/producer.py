@@ -1,0 +1,154 @@
+"""Writing to the log: in order, never dropped, and known in order to be durable.
+
+HOT PATH: `publish` runs for every batch of records; per record it does one dict.
+
+Order and completeness rest on the idempotent producer with one partition: a record is stored only after
+every one before it, and a permanent failure stops the producer (`enable.gapless.guarantee`). So one
+callback, on the final record of a batch, speaks for the whole batch. The offset that it reports must be
+as far from the one before as there were records: more means that somebody else writes, less that the
+topic was replaced.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from cdc.errors import CdcError, LogError, RetryableError
+from connectors.kafka.errors import translate
+from connectors.kafka.settings import producer_settings
+
+PARTITION = 0
+_RECORD_OVERHEAD = 128
+"""What librdkafka and the broker add to a record's key and value (headers of record and batch)."""
+
+
+class LogProducer:
+    """Publishes records of one log. Not safe for use by several threads.
+
+    `max_record_bytes` is the largest key plus value that `publish` takes.
+    """
+
+    def __init__(self, settings: Mapping[str, str | int | float | bool], topic: str, max_message_bytes: int) -> None:
+        """`settings` from `common_settings`; `max_message_bytes` is the topic's max.message.bytes."""
+        self._topic = topic
+        self._where = f"topic {topic}"
+        self.max_record_bytes = max_message_bytes - _RECORD_OVERHEAD
+        self._batches: deque[tuple[int, int, int]] = deque()
+        self._offset: int | None = None
+        self._delivered = 0
+        self._in_flight = 0
+        self._error: CdcError | None = None
+        try:
+            self._producer = Producer({**producer_settings(settings, max_message_bytes), "error_cb": self._on_error})
+        except KafkaException as error:
+            raise translate(error, self._where) from error
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of keys and values that were published and are not known to be durable."""
+        return self._in_flight
+
+    @property
+    def delivered(self) -> int:
+        """The greatest `progress` such that its batch and every one before it is durable."""
+        return self._delivered
+
+    def publish(self, records: Sequence[tuple[bytes | None, bytes]], progress: int) -> None:
+        """Hand over `records` (key, value), in order; never blocks. `progress` must not decrease.
+
+        Raises LogError when a record is too large, before anything of the batch is handed over, and what
+        `poll` raises.
+        """
+        if not records:
+            return
+        self.poll(0)
+        size = self._measure(records)
+        batch: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in records]
+        batch[-1]["callback"] = self._on_delivery
+        self._batches.append((len(batch), size, progress))
+        self._in_flight += size
+        try:
+            taken = self._producer.produce_batch(self._topic, batch, partition=PARTITION)
+        except (KafkaException, BufferError) as error:
+            raise RetryableError("the kafka producer took no record", where=self._where) from error
+        if taken != len(batch):
+            self._refused(batch)
+
+    def poll(self, timeout: float) -> None:
+        """Serve delivery reports, waiting at most `timeout` seconds for the first.
+
+        Raises RetryableError when the producer cannot go on (make another one, after reading the tail of the
+        log), LogError or CheckError when an operator must act.
+        """
+        self._producer.poll(timeout)
+        if self._error is not None:
+            raise self._error
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything published is durable; False when `timeout` seconds did not suffice."""
+        left = self._producer.flush(timeout)
+        if self._error is not None:
+            raise self._error
+        return left == 0
+
+    def close(self) -> None:
+        """Drop what is not delivered yet, and end. Does not wait for the brokers."""
+        self._producer.purge(in_queue=True, in_flight=True)
+        self._producer.close()
+
+    def _measure(self, records: Sequence[tuple[bytes | None, bytes]]) -> int:
+        total = 0
+        limit = self.max_record_bytes
+        for key, value in records:
+            size = len(value) + len(key) if key else len(value)
+            if size > limit:
+                raise LogError(
+                    f"a record of {size} bytes is too large", "raise max.message.bytes of the topic", self._where
+                )
+            total += size
+        return total
+
+    def _refused(self, batch: list[dict[str, Any]]) -> None:
+        """Records that were taken after a refused one would make a gap: nothing may leave any more."""
+        self._producer.purge(in_queue=True, in_flight=False)
+        errors = [record["_error"] for record in batch if "_error" in record]
+        fatal = self._error
+        if fatal is not None:
+            raise fatal
+        cause = translate(errors[0], self._where) if errors else None
+        if cause is not None and not errors[0].fatal():
+            raise cause
+        raise RetryableError(f"the kafka producer refused {len(errors)} of {len(batch)} records", where=self._where)
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._fail(error)
+            return
+        if self._error is not None:
+            return
+        count, size, progress = self._batches.popleft()
+        offset = message.offset()
+        if offset is None:
+            raise AssertionError("a delivered record without an offset")
+        if self._offset is not None and offset != self._offset + count:
+            self._error = RetryableError(
+                f"{count} records ended at offset {offset}, not {self._offset + count}: somebody else writes to the "
+                "log, or it was replaced",
+                where=self._where,
+            )
+            return
+        self._offset = offset
+        self._in_flight -= size
+        self._delivered = progress
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self._fail(error)
+
+    def _fail(self, error: KafkaError) -> None:
+        if self._error is None:
+            self._error = translate(error, self._where)
