@@ -1,0 +1,1 @@
+"""Measurements; commands, not tests: `ops/bench`."""
