@@ -39,7 +39,7 @@ _make_environment() {
     local log=$environment/install-$extra.log
     if ! "$environment/bin/python" -m pip install --disable-pip-version-check --no-input --quiet \
         --editable "$project[$extra]" >"$log" 2>&1 </dev/null; then
-        grep -v '^\s*$' "$log" | tail -n 5 >&2
+        { grep 'ERROR: ' "$log" || tail -n 3 "$log"; } | head -n 3 >&2
         fail "pip could not install what the project needs; is there a network? All that pip said: $log"
     fi
     printf '%s\n' "$wanted" >"$stamp"

@@ -9,7 +9,7 @@ from cdc.local.container_kafka import ContainerKafka, find_engine
 from cdc.local.errors import LocalServerError
 from cdc.local.java import OLDEST, Java, find_java
 from cdc.local.kafka import GivenKafka, KafkaServer
-from cdc.local.kafka_jars import jars_by_maven, jars_of_kafka_home
+from cdc.local.kafka_jars import jars_by_maven, jars_of_kafka_home, say
 from cdc.local.tansu import TansuKafka, find_tansu
 
 
@@ -17,7 +17,8 @@ def find_kafka(bootstrap_servers: str | None = None) -> KafkaServer:
     """A Kafka that is not started yet: the first of these that can be had.
 
     1. the given servers; 2. KAFKA_HOME; 3. Apache Kafka's jars by Maven, kept in the user's cache;
-    4. a container; 5. Tansu, which is not `durable`. LocalServerError names every way that failed.
+    4. a container; 5. Tansu, which is not `durable`. Why it had to be 4 or 5 is said on stderr.
+    LocalServerError names every way that failed.
     A KAFKA_HOME that is set but cannot be used is an error: what was asked for is not replaced.
     """
     if bootstrap_servers:
@@ -32,9 +33,13 @@ def find_kafka(bootstrap_servers: str | None = None) -> KafkaServer:
     failures = []
     for name, way in ways.items():
         try:
-            return way()
+            server = way()
         except LocalServerError as error:
             failures.append(f"{name}: {error.what}")
+            continue
+        if failures:
+            say(f"{server.description} ({'; '.join(failures)})")
+        return server
     raise LocalServerError(
         f"no Kafka to be had on this machine ({'; '.join(failures)})",
         "install Maven or Docker, or set KAFKA_HOME, or name the servers of a Kafka that runs",

@@ -55,7 +55,7 @@ def jars_by_maven(java: Java) -> Path:
         libs.parent.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"kafka-{version}.lock"):
             if not libs.exists():
-                _say(f"fetching Apache Kafka {version} with Maven into {libs} (45 MB, once)")
+                say(f"fetching Apache Kafka {version} with Maven into {libs} (45 MB, once)")
                 _fetch(maven, java, pom, libs)
     except OSError as error:
         raise LocalServerError(f"Kafka cannot be kept in {cache}: {error}", "set XDG_CACHE_HOME") from error
@@ -86,8 +86,8 @@ def _fetch(maven: str, java: Java, pom: Path, libs: Path) -> None:
         command: list[str | Path] = [maven, "-B", "-q", "-f", Path(folder, "pom.xml"), "dependency:copy-dependencies"]
         answer = _run_maven([*command, f"-DoutputDirectory={fetched}"], java)
         if answer.returncode != 0 or not any(fetched.glob("kafka_2.1*.jar")):
-            said = "\n".join(f"  {line}" for line in answer.stdout.splitlines()[:10])
-            raise LocalServerError("Maven could not fetch Kafka", "look at the network, then again", log_tail=said)
+            said = next((line for line in answer.stdout.splitlines() if "ERROR" in line), answer.stdout[-300:])
+            raise LocalServerError(f"Maven could not fetch Kafka: {said}", "look at the network, then again")
         fetched.rename(libs)
 
 
@@ -114,10 +114,10 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            _say("waiting for another process that fetches Apache Kafka")
+            say("waiting for another process that fetches Apache Kafka")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     print(f"cdc: {line}", file=sys.stderr, flush=True)

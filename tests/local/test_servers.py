@@ -313,7 +313,7 @@ class TestFindKafka:
         monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-        with pytest.raises(LocalServerError, match="could not fetch"):
+        with pytest.raises(LocalServerError, match=r"could not fetch Kafka: .*no network"):
             jars_by_maven(Java(Path("/usr/bin/java"), 17))
 
         assert list((tmp_path / "cdc" / f"kafka-{kafka_version()}").iterdir()) == []
@@ -452,7 +452,7 @@ def stand_in_for_maven(folder: Path, jar: str | None) -> Path:
     """A program `mvn` that makes one jar, or fails; returns the file that it notes its calls in."""
     folder.mkdir()
     calls = folder / "calls"
-    make = f'mkdir -p "$output" && touch "$output/{jar}"' if jar else "echo no network; exit 1"
+    make = f'mkdir -p "$output" && touch "$output/{jar}"' if jar else 'echo "[ERROR] no network"; exit 1'
     script = f"""#!/bin/sh
         echo called >> {calls}
         sleep 0.3
