@@ -135,8 +135,9 @@ def load(path: str | None) -> Settings:
     try:
         data: dict[str, Any] = tomllib.loads(file.read_text())
     except FileNotFoundError:
-        raise ConfigError("no configuration file", "write it (see the README), or name it by --config or CDC_CONFIG",
-                          str(file)) from None
+        raise ConfigError(
+            "no configuration file", "write it (see the README), or name it by --config or CDC_CONFIG", str(file)
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})", "make it readable", str(file)) from None
     except tomllib.TOMLDecodeError as error:

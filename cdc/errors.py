@@ -8,7 +8,8 @@
     |   |-- LogError             the log lost records, was replaced, or holds a foreign record
     |   |-- ChainGapError        transactions are missing between two records
     |   |-- FencedError          somebody else holds this role, or a newer epoch exists
-    |   `-- DivergenceError      the follower's rows are not the leader's
+    |   |-- DivergenceError      the follower's rows are not the leader's
+    |   `-- ProtocolError        bytes of the replication stream that are not what the protocol says
     `-- RetryableError      3    expected to pass: a lost connection, a deadlock, a server that starts
 
 Every error is one line for people: what happened, where, and what to do. Values of rows and
@@ -70,6 +71,10 @@ class FencedError(TerminalError):
 
 class DivergenceError(TerminalError):
     """The follower's rows differ from what the change event needs."""
+
+
+class ProtocolError(TerminalError):
+    """The replication stream holds bytes that pgoutput does not send; names message and byte, never values."""
 
 
 class RetryableError(CdcError):

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cdc.events.net_effect import Change, NetEffect
 from cdc.events.position import Position
 from cdc.events.table import TableId, TableSchema
 from cdc.log.records import Truncation
 from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
-from cdc.events.net_effect import Change, NetEffect
 
 
 class LogRecord(Protocol):

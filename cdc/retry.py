@@ -29,7 +29,7 @@ class Backoff:
     def next_wait(self) -> float:
         wait = min(self.cap, self.first * 2.0 ** min(self._attempt, 30))
         self._attempt += 1
-        return random.uniform(wait / 2, wait)  # noqa: S311 - spreads retries, guards nothing
+        return random.uniform(wait / 2, wait)
 
     def reset(self) -> None:
         self._attempt = 0
@@ -48,6 +48,11 @@ def run_with_retries(run: Callable[[Callable[[], None]], None], stop: StopToken,
             return
         except RetryableError as error:
             wait = backoff.next_wait()
-            log.warning("interrupted, trying again", service=name, error=str(error), attempt=backoff.attempt,
-                        wait_seconds=round(wait, 2))
+            log.warning(
+                "interrupted, trying again",
+                service=name,
+                error=str(error),
+                attempt=backoff.attempt,
+                wait_seconds=round(wait, 2),
+            )
             stop.wait(wait)

@@ -25,7 +25,15 @@ def cli() -> None:
     """
 
 
-for command in (demo_command, init_command, bootstrap_command, capture_command, apply_command, lag_command, tail_command):
+for command in (
+    demo_command,
+    init_command,
+    bootstrap_command,
+    capture_command,
+    apply_command,
+    lag_command,
+    tail_command,
+):
     cli.add_command(command)
 
 

@@ -81,10 +81,8 @@ def _delete(net: dict[Any, tuple[int, Row]], key: Any, row: Row) -> None:
 
 def _update(net: dict[Any, tuple[int, Row]], key_of: KeyOf, before: Row | None, after: Row, partial: bool) -> None:
     old_key = key_of(before) if before is not None else None
-    if partial and old_key is not None:
-        key = key_of({**before, **after})  # type: ignore[dict-item]
-    else:
-        key = key_of(after)
+    # A TOASTed key column that did not change is only in the old key.
+    key = key_of({**before, **after}) if partial and before is not None else key_of(after)
     if old_key is not None and old_key != key:
         _move(net, old_key, key, after, partial)
         return

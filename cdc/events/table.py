@@ -76,6 +76,4 @@ class TableSchema:
     def from_json(cls, data: dict[str, Any]) -> TableSchema:
         """Raises KeyError, TypeError or ValueError when `data` is not what `to_json` wrote."""
         columns = tuple(Column(str(n), str(t), int(m), bool(k)) for n, t, m, k in data["columns"])
-        return cls(
-            TableId(str(data["schema"]), str(data["table"])), ReplicaIdentity(data["identity"]), columns
-        )
+        return cls(TableId(str(data["schema"]), str(data["table"])), ReplicaIdentity(data["identity"]), columns)

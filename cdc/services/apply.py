@@ -22,6 +22,7 @@ import structlog
 
 from cdc import failpoints
 from cdc.errors import ChainGapError, LogError
+from cdc.events.net_effect import Change, NetEffect, NotCollapsible, collapse
 from cdc.events.position import Position
 from cdc.events.table import TableId, TableSchema
 from cdc.log.chain import Chain, Verdict
@@ -29,7 +30,6 @@ from cdc.log.parts import PartJoiner
 from cdc.log.records import Truncation, foreign, parse, position_after, table_schema, truncation
 from cdc.ports import LogReader, LogRecord, TablePlan, Target
 from cdc.retry import run_with_retries
-from cdc.events.net_effect import Change, NetEffect, NotCollapsible, collapse
 from cdc.stop import StopToken
 
 log = structlog.get_logger(__name__)
@@ -213,7 +213,7 @@ class _Session:
             if statement is not None:
                 window.items.append(statement)
             return
-        if op not in _ROW_OPERATIONS:
+        if op not in _ROW_OPERATIONS or type(event["before" if op == "d" else "after"]) is not dict:
             raise ValueError
         fingerprint = meta["rel"]
         if fingerprint not in self._plans:

@@ -28,16 +28,19 @@ def translate(error: psycopg.Error, where: str) -> CdcError:
     if state is None:
         return _without_sqlstate(error, where)
     if state in ("28000", "28P01"):
-        return CheckError(f"login refused ({state})", "correct user or password in the dsn, ~/.pgpass or "
-                          "pg_hba.conf", where)
+        return CheckError(
+            f"login refused ({state})", "correct user or password in the dsn, ~/.pgpass or pg_hba.conf", where
+        )
     if state == "3D000":
         return CheckError("the database does not exist (3D000)", "create it, or correct the dsn", where)
     if state == "42501":
-        return CheckError(f"not permitted (42501): {_first_line(error)}", "grant the role of the dsn what the "
-                          "line names", where)
+        return CheckError(
+            f"not permitted (42501): {_first_line(error)}", "grant the role of the dsn what the line names", where
+        )
     if state == "55006":
-        return FencedError(f"in use by another process (55006): {_first_line(error)}", "stop the other one, or "
-                           "let it work", where)
+        return FencedError(
+            f"in use by another process (55006): {_first_line(error)}", "stop the other one, or let it work", where
+        )
     if state[:2] in _RETRY_CLASSES or state in _RETRY_CODES:
         return RetryableError(f"{condition(error)} ({state})", where=where)
     return TerminalError(f"{condition(error)} ({state}){_names(error)}", "see the log of the server", where)
@@ -46,11 +49,17 @@ def translate(error: psycopg.Error, where: str) -> CdcError:
 def slot_error(error: psycopg.Error, where: str, slot: str) -> CdcError:
     """Like `translate`, for statements about a slot, where some codes have their own remedy."""
     if error.sqlstate == "42704":
-        return SlotError(f"replication slot {slot} does not exist", "do not create it anew: changes since it "
-                         "was dropped are lost. Start a new log and bootstrap the followers", where)
+        return SlotError(
+            f"replication slot {slot} does not exist",
+            "do not create it anew: changes since it was dropped are lost. Start a new log and bootstrap the followers",
+            where,
+        )
     if error.sqlstate == "55000":
-        return SlotError(f"replication slot {slot} cannot be used (55000): {_first_line(error)}", "if it was "
-                         "invalidated, start a new log and bootstrap the followers", where)
+        return SlotError(
+            f"replication slot {slot} cannot be used (55000): {_first_line(error)}",
+            "if it was invalidated, start a new log and bootstrap the followers",
+            where,
+        )
     return translate(error, where)
 
 

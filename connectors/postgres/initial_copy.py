@@ -17,15 +17,15 @@ from cdc.ports import TableToCopy
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.catalog import table_facts
 from connectors.postgres.connection import connect, translated
-from connectors.postgres.progress import timestamp
 from connectors.postgres.programs import ClientPrograms
+from connectors.postgres.progress import timestamp
 from connectors.postgres.replication import ReplicationStream
 
 log = structlog.get_logger(__name__)
 
 _CHUNK_BYTES = 256 * 1024
 _FIRST_UNSTABLE_OID = 16384
-"""Types made by users have OIDs of their own in each database, and the binary form of arrays and composites names them."""
+"""Types made by users have other OIDs in each database, and the binary form of arrays and composites names them."""
 
 _FOREIGN_TABLES = """
 SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -33,7 +33,8 @@ WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND nspname NOT IN ('information_sche
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND deptype = 'e')
 """
 _IDENTITY = """
-SELECT (SELECT system_identifier FROM pg_control_system()), oid, datname FROM pg_database WHERE datname = current_database()
+SELECT (SELECT system_identifier FROM pg_control_system()), oid, datname
+FROM pg_database WHERE datname = current_database()
 """
 _PUBLISHED = """
 SELECT schemaname, tablename, c.reltuples::bigint, pg_table_size(c.oid) FROM pg_publication_tables p
@@ -73,7 +74,6 @@ class PostgresInitialCopy:
         self._leader: psycopg.Connection | None = None
         self._follower: psycopg.Connection | None = None
         self._replication: ReplicationStream | None = None
-        self._programs: ClientPrograms | None = None
         self._snapshot = ""
         self._tables: list[TableToCopy] = []
         self._after_data = ""
@@ -87,8 +87,9 @@ class PostgresInitialCopy:
             identity = self._leader.execute(_IDENTITY).fetchone()
         with translated(self._follower_name):
             if self._follower.execute(_IDENTITY).fetchone() == identity:
-                raise CheckError("leader and follower are the same database", "correct the dsn of one of them",
-                                 self._follower_name)
+                raise CheckError(
+                    "leader and follower are the same database", "correct the dsn of one of them", self._follower_name
+                )
             return self._claim(self._follower)
 
     def _check_publication(self, leader: psycopg.Connection) -> None:
@@ -105,8 +106,11 @@ class PostgresInitialCopy:
             _drop_everything(follower)
         row = follower.execute(_FOREIGN_TABLES).fetchone()
         if row and row[0]:
-            raise CheckError(f"the database is not empty ({row[0]} tables and views)",
-                             "bootstrap needs an empty database: create one, or correct the dsn", self._follower_name)
+            raise CheckError(
+                f"the database is not empty ({row[0]} tables and views)",
+                "bootstrap needs an empty database: create one, or correct the dsn",
+                self._follower_name,
+            )
         follower.execute(_follower_sql())
         follower.execute("INSERT INTO cdc.bootstrap (log) VALUES (%s) ON CONFLICT DO NOTHING", (self._log,))
         return True
@@ -138,7 +142,6 @@ class PostgresInitialCopy:
         return Lsn(point)
 
     def copy_schema_before_data(self) -> None:
-        assert self._programs is not None
         common = (f"--snapshot={self._snapshot}", "--schema-only", "--exclude-schema=cdc", "--no-publications",
                   "--no-subscriptions", "--no-tablespaces")  # fmt: skip
         before = self._programs.pg_dump(self._leader_dsn, self._leader_name, "--section=pre-data", *common)
@@ -149,7 +152,6 @@ class PostgresInitialCopy:
         self._run_script(self._after_data)
 
     def _run_script(self, script: str) -> None:
-        assert self._programs is not None
         if self._sink.info.server_version < 170000:
             script = script.replace("\nSET transaction_timeout = 0;\n", "\n", 1)
         self._programs.psql(self._follower_dsn, self._follower_name, script)
@@ -203,13 +205,20 @@ class PostgresInitialCopy:
                 sink.execute(
                     "INSERT INTO cdc.position (log, epoch, commit_lsn, end_lsn, committed_at, next_offset) "
                     "VALUES (%s, %s, %s::pg_lsn, %s::pg_lsn, %s, %s)",
-                    (self._log, position.epoch, str(position.commit_lsn), str(position.end_lsn), at, position.next_offset),
+                    (
+                        self._log,
+                        position.epoch,
+                        str(position.commit_lsn),
+                        str(position.end_lsn),
+                        at,
+                        position.next_offset,
+                    ),
                 )
                 for table in sink.execute(_PROTECTED, (schemas, names)).fetchall():
                     sink.execute(
                         sql.SQL(
-                            "CREATE OR REPLACE TRIGGER cdc_read_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} "
-                            "FOR EACH STATEMENT EXECUTE FUNCTION cdc.refuse_write()"
+                            "CREATE OR REPLACE TRIGGER cdc_read_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE "
+                            "ON {} FOR EACH STATEMENT EXECUTE FUNCTION cdc.refuse_write()"
                         ).format(sql.Identifier(*table))
                     )
                 sink.execute(
@@ -227,12 +236,14 @@ class PostgresInitialCopy:
 
     @property
     def _source(self) -> psycopg.Connection:
-        assert self._leader is not None
+        if self._leader is None:
+            raise RuntimeError("begin() comes first")
         return self._leader
 
     @property
     def _sink(self) -> psycopg.Connection:
-        assert self._follower is not None
+        if self._follower is None:
+            raise RuntimeError("begin() comes first")
         return self._follower
 
 

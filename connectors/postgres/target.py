@@ -126,12 +126,11 @@ class PostgresTarget:
             row = self._conn.execute(
                 "SELECT 'cdc_' || oid FROM pg_database WHERE datname = current_database()"
             ).fetchone()
-            assert row is not None
+            name = {"name": row and row[0]}
             self._conn.execute(
-                "SELECT pg_replication_origin_create(%(name)s) WHERE pg_replication_origin_oid(%(name)s) IS NULL",
-                {"name": row[0]},
+                "SELECT pg_replication_origin_create(%(name)s) WHERE pg_replication_origin_oid(%(name)s) IS NULL", name
             )
-            self._conn.execute("SELECT pg_replication_origin_session_setup(%s)", (row[0],))
+            self._conn.execute("SELECT pg_replication_origin_session_setup(%(name)s)", name)
         except psycopg.errors.InsufficientPrivilege as error:
             raise CheckError(
                 "the role of the dsn may not set up a replication origin",
@@ -194,7 +193,8 @@ class PostgresTarget:
 
     def commit(self, position: Position, schemas: Sequence[TableSchema]) -> None:
         before = self._position
-        assert before is not None
+        if before is None:
+            raise RetryableError("not connected", where=self._node)
         at = timestamp(position.committed_at_us)
         with translated(self._node):
             with self._conn.pipeline():
@@ -204,8 +204,8 @@ class PostgresTarget:
                         (self._log, schema.fingerprint, Jsonb(schema.to_json(), dumps=orjson.dumps)),
                     )
                 moved = self._conn.execute(
-                    "UPDATE cdc.position SET epoch = %s, commit_lsn = %s::pg_lsn, end_lsn = %s::pg_lsn, committed_at = %s, "
-                    "next_offset = %s, applied_at = clock_timestamp() "
+                    "UPDATE cdc.position SET epoch = %s, commit_lsn = %s::pg_lsn, end_lsn = %s::pg_lsn, "
+                    "committed_at = %s, next_offset = %s, applied_at = clock_timestamp() "
                     "WHERE log = %s AND epoch = %s AND commit_lsn = %s::pg_lsn",
                     (
                         position.epoch, str(position.commit_lsn), str(position.end_lsn), at, position.next_offset,
@@ -309,14 +309,18 @@ class PostgresTarget:
         if isinstance(general, RetryableError | CheckError) or culprit is None:
             return general
         plan, change = culprit
-        where = f"{self._node}, {_VERBS[change[0]]} on {plan.schema.table} in transaction {Lsn(change[5])} event {change[6]}"
+        where = self._place(plan, change)
         if error.sqlstate == "23505" and change[0] == "c":
             return DivergenceError(f"the row to insert is there already ({_key_names(plan)})", _REPAIR, where)
         constraint = f" {error.diag.constraint_name}" if error.diag.constraint_name else ""
         return DivergenceError(f"{condition(error)} ({error.sqlstate}){constraint}", _REPAIR, where)
 
+    def _place(self, plan: TablePlan, change: Change) -> str:
+        verb, _, _, _, _, commit_lsn, seq = change
+        return f"{self._node}, {_VERBS[verb]} on {plan.schema.table} in transaction {Lsn(commit_lsn)} event {seq}"
+
     def _missing(self, plan: TablePlan, change: Change) -> DivergenceError:
-        where = f"{self._node}, {_VERBS[change[0]]} on {plan.schema.table} in transaction {Lsn(change[5])} event {change[6]}"
+        where = self._place(plan, change)
         return DivergenceError(f"the row is not there ({_key_names(plan)})", _REPAIR, where)
 
 
@@ -368,7 +372,8 @@ class _Stage:
         values = sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(name)) for name in assigned)
         parts = {"stage": stage, "columns": columns, "table": table.only, "match": match, "values": values}
         self.create = sql.SQL(
-            "CREATE TEMPORARY TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} WITH NO DATA"
+            "CREATE TEMPORARY TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS AS "
+            "SELECT {columns} FROM {table} WITH NO DATA"
         ).format(**parts)
         self.empty = sql.SQL("TRUNCATE {stage}").format(**parts)
         self.copy_into = sql.SQL("COPY {stage} ({columns}) FROM STDIN").format(**parts)
@@ -412,13 +417,12 @@ class _Table:
     def one(self, change: Change) -> tuple[bytes, list[str | None]]:
         """One change as a statement that must meet exactly one row, with its values."""
         op, _, before, after, *_ = change
-        if op == "c":
-            assert after is not None
+        if op == "c" and after is not None:
             return self._statement("c", self.plan.columns), [after[name] for name in self.plan.columns]
-        if op == "d":
-            assert before is not None
+        if op == "d" and before is not None:
             return self._statement("d", ()), self._old(before)
-        assert after is not None
+        if after is None:
+            raise ValueError("a change without its row")
         names = tuple(name for name in self.plan.columns if name in after)
         old = before if before is not None else after
         return self._statement("u", names), [after[name] for name in names] + self._old(old)
@@ -453,4 +457,6 @@ class _Table:
             )
             for name in self.plan.columns
         )
-        return sql.SQL("(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)").format(self._only_escaped, same)
+        return sql.SQL("(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)").format(
+            self._only_escaped, same
+        )

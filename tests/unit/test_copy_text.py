@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 
 from connectors.postgres.copy_text import copy_text
 
-CELLS = st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])) | st.sampled_from(
-    ["", "\\N", "\\.", "\t", "\n", "\r\n", "\\t", "t", "n", "N", "\\\\"]
+CELLS = (
+    st.none()
+    | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+    | st.sampled_from(["", "\\N", "\\.", "\t", "\n", "\r\n", "\\t", "t", "n", "N", "\\\\"])
 )
 
 
