@@ -1,0 +1,313 @@
+"""HOT PATH: frames of a replication connection to records of the log, transaction by transaction.
+
+Holds the relation cache of one connection, counts `seq`, and links each transaction to the one before.
+Which event is the last of its transaction is known only at COMMIT, so one record is held back while a
+transaction is open. How a record looks is the encoder's business (cdc/log/envelope.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cdc.errors import LogError, ProtocolError
+from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
+from cdc.protocol.frames import XLOG_DATA, XLOG_HEADER_SIZE, PrimaryKeepalive, xlog_start
+from cdc.protocol.lsn import Lsn
+from cdc.protocol.pgoutput import (
+    DELETE,
+    INSERT,
+    UPDATE,
+    Begin,
+    Commit,
+    LogicalMessage,
+    Relation,
+    Row,
+    Truncate,
+    TypeName,
+    decode,
+    decode_delete,
+    decode_insert,
+    decode_update,
+    row_head,
+)
+
+Record = tuple[bytes | None, bytes]
+
+_ROWS = (INSERT, UPDATE, DELETE)
+
+DESCRIBE_PREFIX = "cdc.describe"
+"""A logical message with it asks to describe every relation again, for a reader that starts here."""
+
+
+class TableEncoder(Protocol):
+    """Encodes changes of one shape of a table; see cdc/log/envelope.py."""
+
+    def insert(self, row: Row, lsn: int, seq: int) -> Record: ...
+
+    def update(self, kind: int, old: Row | None, row: Row, lsn: int, seq: int) -> Record: ...
+
+    def delete(self, kind: int, old: Row, lsn: int, seq: int) -> Record: ...
+
+    def truncate(self, statement: dict[str, Any] | None, lsn: int, seq: int) -> Record: ...
+
+
+class Encoder(Protocol):
+    """Encodes what is not a change of a row; see cdc/log/envelope.py."""
+
+    def begin(self, xid: int, commit_lsn: int, prev: int, committed_at_us: int, now_us: int) -> None: ...
+
+    def table(self, schema: TableSchema) -> TableEncoder: ...
+
+    def message(self, prefix: str, content: bytes, lsn: int, seq: int) -> Record: ...
+
+    def schema(self, schema: TableSchema) -> Record: ...
+
+    def mark(self, seq: int) -> Record: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """What the log holds already: whole transactions up to `commit_lsn`, and the first `partial_seq` events
+    of the transaction `partial_commit_lsn` (0 when there is none)."""
+
+    commit_lsn: Lsn
+    end_lsn: Lsn
+    partial_commit_lsn: Lsn
+    partial_seq: int
+
+
+class _Relation:
+    """A relation of this connection, with its columns and encoder prepared."""
+
+    __slots__ = ("described", "encoder", "names", "schema")
+
+    def __init__(self, schema: TableSchema, encoder: TableEncoder) -> None:
+        self.schema = schema
+        self.encoder = encoder
+        self.names = tuple(column.name for column in schema.columns)
+        self.described = False
+
+
+class Assembler:
+    """One connection's frames in, records out. Not thread-safe.
+
+    After a `ProtocolError` or `LogError` it cannot be used any more.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        finished: Callable[[Record, int], Record],
+        type_names: Mapping[int, str],
+        resume: Resume,
+        now_us: Callable[[], int],
+    ) -> None:
+        """`finished` marks a record as its transaction's final one; `type_names` names the built-in types."""
+        self._encoder = encoder
+        self._finished = finished
+        self._type_names = dict(type_names)
+        self._resume = resume
+        self._now_us = now_us
+        self._relations: dict[int, _Relation] = {}
+        self._held: list[Record] = []
+        self._open: Begin | None = None
+        self._skipping = False
+        self._seq = 0
+        self._known_seq = 0
+        self._prev = resume.commit_lsn
+        self._complete_lsn = resume.end_lsn
+        self.received_lsn = resume.end_lsn
+        """Everything before it was received; not a reason to confirm anything."""
+        self.reply_requested = False
+        """Set by a keepalive that asks for a status; the caller clears it."""
+        self.transactions = 0
+        """Transactions that were completed and not skipped."""
+
+    @property
+    def complete_lsn(self) -> Lsn:
+        """End LSN of the newest transaction whose records were all handed out; what the slot may confirm
+        once they are durable."""
+        return self._complete_lsn
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction has begun that is not complete."""
+        return self._open is not None
+
+    def feed(self, frames: Sequence[bytes]) -> list[Record]:
+        """The records that are ready after these frames, in log order."""
+        records, self._held = self._held, []
+        append = records.append
+        relations = self._relations
+        seq = self._seq
+        for frame in frames:
+            if frame[0] != XLOG_DATA:
+                self._keepalive(frame)
+                continue
+            kind = frame[XLOG_HEADER_SIZE] if len(frame) > XLOG_HEADER_SIZE else 0
+            if kind in _ROWS:
+                if self._skipping:
+                    continue
+                seq += 1
+                if seq <= self._known_seq:
+                    continue
+                lsn, oid = row_head(frame)
+                relation = relations.get(oid)
+                if relation is None or not relation.described:
+                    relation = self._describe(oid, records)
+                names = relation.names
+                if kind == INSERT:
+                    append(relation.encoder.insert(decode_insert(frame, XLOG_HEADER_SIZE, names), lsn, seq))
+                elif kind == UPDATE:
+                    old_kind, old, row = decode_update(frame, XLOG_HEADER_SIZE, names)
+                    append(relation.encoder.update(old_kind, old, row, lsn, seq))
+                else:
+                    old_kind, row = decode_delete(frame, XLOG_HEADER_SIZE, names)
+                    append(relation.encoder.delete(old_kind, row, lsn, seq))
+            else:
+                self._seq = seq
+                self._other(kind, frame, records)
+                seq = self._seq
+        self._seq = seq
+        if self._open is not None and seq > self._known_seq and records:
+            self._held.append(records.pop())
+        return records
+
+    def mark(self) -> Record:
+        """A record that lets the slot advance to `received_lsn`, over what published nothing."""
+        if self._open is not None or self.received_lsn <= self._complete_lsn:
+            raise AssertionError("nothing to mark")
+        commit_lsn, now_us = Lsn(self.received_lsn - 1), self._now_us()
+        self._encoder.begin(0, commit_lsn, self._prev, now_us, now_us)
+        self._advance(commit_lsn, self.received_lsn)
+        return self._finished(self._encoder.mark(1), self._complete_lsn)
+
+    def _other(self, kind: int, frame: bytes, records: list[Record]) -> None:
+        message = decode(frame, XLOG_HEADER_SIZE)
+        match message:
+            case Begin():
+                self._begin(message)
+            case Commit():
+                self._commit(message, records)
+            case Relation():
+                self._relation(message)
+            case TypeName():
+                self._type_names[message.oid] = _qualified(message.schema, message.name)
+            case Truncate():
+                self._truncate(message, xlog_start(frame), records)
+            case LogicalMessage():
+                self._message(message, records)
+            case _:
+                pass  # Origin: the log does not say where a change was born. StreamAbort: nothing streams.
+
+    def _begin(self, begin: Begin) -> None:
+        if self._open is not None:
+            raise ProtocolError("a transaction begins inside another one")
+        self._open = begin
+        self._seq = 0
+        self._skipping = begin.commit_lsn <= self._resume.commit_lsn
+        if not self._skipping:
+            known = begin.commit_lsn == self._resume.partial_commit_lsn
+            self._known_seq = self._resume.partial_seq if known else 0
+            self._encoder.begin(begin.xid, begin.commit_lsn, self._prev, begin.committed_at_us, self._now_us())
+
+    def _commit(self, commit: Commit, records: list[Record]) -> None:
+        if self._open is None or commit.commit_lsn != self._open.commit_lsn:
+            raise ProtocolError("a commit that does not belong to the open transaction")
+        if not self._skipping and self._seq:
+            if self._seq <= self._known_seq:
+                raise LogError(
+                    f"the log holds {self._known_seq} events of transaction {commit.commit_lsn}, the leader has "
+                    f"{self._seq}",
+                    "the log does not belong to this leader: start a new group and bootstrap the followers",
+                )
+            records[-1] = self._finished(records[-1], commit.end_lsn)
+            self._advance(commit.commit_lsn, commit.end_lsn)
+        self._open, self._skipping, self._seq, self._known_seq = None, False, 0, 0
+        self._receive(commit.end_lsn)
+
+    def _advance(self, commit_lsn: Lsn, end_lsn: Lsn) -> None:
+        if commit_lsn <= self._prev or end_lsn <= self._complete_lsn:
+            raise ProtocolError(f"transaction {commit_lsn} follows {self._prev}: not in commit order")
+        self._prev, self._complete_lsn = commit_lsn, end_lsn
+        self.transactions += 1
+
+    def _receive(self, lsn: Lsn) -> None:
+        if lsn > self.received_lsn:
+            self.received_lsn = lsn
+
+    def _keepalive(self, frame: bytes) -> None:
+        keepalive = PrimaryKeepalive.decode(frame)
+        if self._open is None:
+            self._receive(keepalive.end_lsn)
+        self.reply_requested |= keepalive.reply_requested
+
+    def _relation(self, message: Relation) -> None:
+        columns = tuple(Column(c.name, self._type_name(c.type_oid), c.typmod, c.key) for c in message.columns)
+        schema = TableSchema(TableId(message.schema, message.name), ReplicaIdentity(message.identity), columns)
+        known = self._relations.get(message.oid)
+        if known is None or known.schema != schema:
+            self._relations[message.oid] = _Relation(schema, self._encoder.table(schema))
+
+    def _type_name(self, oid: int) -> str:
+        name = self._type_names.get(oid)
+        if name is None:
+            raise ProtocolError(f"type {oid} was not announced before a relation that uses it")
+        return name
+
+    def _describe(self, oid: int, records: list[Record]) -> _Relation:
+        relation = self._relations.get(oid)
+        if relation is None:
+            raise ProtocolError(f"relation {oid} was not announced before its change")
+        if self._open is None:
+            raise ProtocolError("a change outside of a transaction")
+        if not relation.described:
+            records.append(self._encoder.schema(relation.schema))
+            relation.described = True
+        return relation
+
+    def _truncate(self, message: Truncate, lsn: int, records: list[Record]) -> None:
+        if self._skipping:
+            return
+        relations = [self._describe(oid, records) for oid in message.relation_oids]
+        statement = {
+            "tables": [list(relation.schema.table) for relation in relations],
+            "cascade": message.cascade,
+            "restart_identity": message.restart_identity,
+        }
+        for relation in relations:
+            self._seq += 1
+            if self._seq > self._known_seq:
+                final = relation is relations[-1]
+                records.append(relation.encoder.truncate(statement if final else None, lsn, self._seq))
+
+    def _message(self, message: LogicalMessage, records: list[Record]) -> None:
+        if not message.transactional:
+            self._message_of_its_own(message, records)
+        elif self._open is None:
+            raise ProtocolError("a transactional message outside of a transaction")
+        elif not self._skipping:
+            self._seq += 1
+            if self._seq > self._known_seq:
+                records.append(self._encoder.message(message.prefix, message.content, message.lsn, self._seq))
+        if message.prefix == DESCRIBE_PREFIX:
+            for relation in self._relations.values():
+                relation.described = False
+
+    def _message_of_its_own(self, message: LogicalMessage, records: list[Record]) -> None:
+        if self._open is not None:
+            raise ProtocolError("a message of its own inside a transaction")
+        end_lsn = Lsn(message.lsn + 1)
+        if message.lsn > self._resume.commit_lsn:
+            now_us = self._now_us()
+            self._encoder.begin(0, message.lsn, self._prev, now_us, now_us)
+            record = self._encoder.message(message.prefix, message.content, message.lsn, 1)
+            self._advance(message.lsn, end_lsn)
+            records.append(self._finished(record, end_lsn))
+        self._receive(end_lsn)
+
+
+def _qualified(schema: str, name: str) -> str:
+    return f"{schema}.{name}"
