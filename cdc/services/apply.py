@@ -83,8 +83,10 @@ class Window:
 class ApplyService:
     """One follower's applier. `run` returns when the token is set, and raises only terminal errors."""
 
-    def __init__(self, reader: LogReader, target: Target, limits: ApplyLimits | None = None) -> None:
-        self._reader = reader
+    def __init__(
+        self, open_reader: Callable[[], LogReader], target: Target, limits: ApplyLimits | None = None
+    ) -> None:
+        self._open_reader = open_reader
         self._target = target
         self._limits = limits or ApplyLimits()
 
@@ -95,16 +97,18 @@ class ApplyService:
 
     def _session(self, stop: StopToken, progress: Callable[[], None]) -> None:
         """From the follower's own position until stop or error; every retry starts here again."""
+        reader = self._open_reader()
         try:
             position = self._target.open()
             log.info("applying", position=str(position), offset=position.next_offset)
-            session = _Session(self._reader, self._target, self._limits, position)
+            session = _Session(reader, self._target, self._limits, position)
             while not stop.is_set():
                 if session.step():
                     progress()
             session.finish()
         finally:
             self._target.close()
+            reader.close()
 
 
 class _Session:
