@@ -61,10 +61,12 @@ class ContainerKafka(ProcessKafka):
             self._paused = False
 
     def close(self) -> None:
-        if self._container is not None:
-            _run(self._docker, "rm", "--force", "--volumes", self._container)
-            self._container = None
-        super().close()
+        try:
+            if self._container is not None:
+                _run(self._docker, "rm", "--force", "--volumes", self._container)
+                self._container = None
+        finally:
+            super().close()
 
     def _engine(self, verb: str) -> None:
         self._running_process()

@@ -186,11 +186,9 @@ class PostgresServer:
             raise LocalServerError("processes of a killed PostgreSQL do not end", log_tail=self.tail_of_log())
 
     def close(self) -> None:
-        """End it at once and remove everything. May be called twice; never raises for a slow server."""
+        """End it at once and remove everything. May be called twice."""
         if self._process is not None:
-            if not end_child(self._process, signal.SIGQUIT, _STOP_SECONDS / 3):
-                self.kill()
-            self._process = None
+            self._end_now(self._process)
         shared_memory.remove(self._left_by_kill)
         self._folder.remove()
 
@@ -273,10 +271,14 @@ class PostgresServer:
         try:
             self._wait_until_ready(self._process)
         except BaseException:
-            end_child(self._process, signal.SIGQUIT, _STOP_SECONDS)
-            self._process = None
+            self._end_now(self._process)
             raise
         self._left_by_kill = shared_memory.NONE  # removed by this start
+
+    def _end_now(self, process: subprocess.Popen[bytes]) -> None:
+        if not end_child(process, signal.SIGQUIT, _STOP_SECONDS / 3):
+            self.kill()
+        self._process = None
 
     def _write_configuration(self) -> Path:
         """A file and not options of the command, so that ALTER SYSTEM still has the last word."""

@@ -25,6 +25,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from cdc.local import KafkaServer, LocalServerError, PostgresServer, find_kafka, postgres_binaries
 from cdc.local.apache_kafka import ApacheKafka
+from cdc.local.container_kafka import ContainerKafka, find_engine
 from cdc.local.folders import OwnedFolder, remove_abandoned_folders
 from cdc.local.java import Java, find_java, wheel_java
 from cdc.local.kafka import GivenKafka
@@ -261,6 +262,25 @@ class TestKafka:
             create_topic(server, "t")
             assert "t" in topics(server)
 
+    def test_container_keeps_its_records_over_a_kill_and_is_removed(self):
+        with started_container_kafka() as server:
+            container = str(server._container)
+            create_topic(server, "kept")
+            produce(server, "kept", [b"1", b"2"])
+
+            server.kill()
+            assert not server.running
+            server.start()
+
+            assert consume(server, "kept", 2) == [b"1", b"2"]
+            server.pause()
+            server.resume()
+            server.restart()
+            assert "kept" in topics(server)
+
+        known = subprocess.run(["docker", "ps", "-aq", "--no-trunc"], check=True, capture_output=True, text=True)  # noqa: S607
+        assert container not in known.stdout
+
     def test_kafka_that_does_not_start_is_told_with_its_log(self, tmp_path: Path):
         java = find_java()
         assert java
@@ -442,6 +462,21 @@ def as_ordinary_user(folder: Path) -> dict[str, Any]:
     path = f"{REPOSITORY}:{Path(package.origin).parents[1]}"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "TMPDIR": str(folder), "HOME": "/nonexistent"}
     return {"user": account.uid, "group": account.gid, "extra_groups": [], "env": environment}
+
+
+def started_container_kafka() -> ContainerKafka:
+    """Skips when there is no engine, or it cannot have the image."""
+    try:
+        server = ContainerKafka(find_engine())
+    except LocalServerError as error:
+        pytest.skip(error.what)
+    try:
+        return server.start()
+    except LocalServerError as error:
+        server.close()
+        if "docker create" in error.what:
+            pytest.skip(error.what)
+        raise
 
 
 def missing_wheel() -> Path:
