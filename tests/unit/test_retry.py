@@ -1,0 +1,58 @@
+"""Retries: only what is expected to pass, with growing waits, until told to stop."""
+
+import pytest
+
+from cdc.errors import RetryableError, TerminalError
+from cdc.retry import Backoff, run_with_retries
+from cdc.stop import StopToken
+
+
+class NoWait(StopToken):
+    """Remembers the waits instead of waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def wait(self, seconds: float) -> bool:
+        self.waits.append(seconds)
+        return self.is_set()
+
+
+def test_waits_grow_to_a_cap_and_start_over_after_progress():
+    backoff = Backoff(first=1.0, cap=4.0)
+    waits = [backoff.next_wait() for _ in range(5)]
+    assert all(top / 2 <= wait <= top for wait, top in zip(waits, [1, 2, 4, 4, 4], strict=True))
+    backoff.reset()
+    assert backoff.next_wait() <= 1.0
+
+
+def test_a_retryable_error_leads_to_another_try():
+    stop, outcomes = NoWait(), iter([RetryableError("gone"), RetryableError("gone"), None])
+
+    def run(progress) -> None:
+        outcome = next(outcomes)
+        if outcome:
+            raise outcome
+
+    run_with_retries(run, stop, "test")
+    assert len(stop.waits) == 2
+
+
+def test_other_errors_pass():
+    def run(progress) -> None:
+        raise TerminalError("no")
+
+    with pytest.raises(TerminalError):
+        run_with_retries(run, NoWait(), "test")
+
+
+def test_a_stop_ends_the_retries():
+    stop = NoWait()
+
+    def run(progress) -> None:
+        stop.set()
+        raise RetryableError("gone")
+
+    run_with_retries(run, stop, "test")
+    assert len(stop.waits) == 1
