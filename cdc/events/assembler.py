@@ -297,16 +297,17 @@ class Assembler:
                 relation.described = False
 
     def _message_of_its_own(self, message: LogicalMessage, records: list[Record]) -> None:
+        """Named by the last byte of its WAL record: `lsn` is the one after it, where a commit may start."""
         if self._open is not None:
             raise ProtocolError("a message of its own inside a transaction")
-        end_lsn = Lsn(message.lsn + 1)
-        if message.lsn > self._resume.commit_lsn:
+        commit_lsn = Lsn(message.lsn - 1)
+        if commit_lsn > self._resume.commit_lsn:
             now_us = self._now_us()
-            self._encoder.begin(0, message.lsn, self._prev, now_us, now_us)
+            self._encoder.begin(0, commit_lsn, self._prev, now_us, now_us)
             record = self._encoder.message(message.prefix, message.content, message.lsn, 1)
-            self._advance(message.lsn, end_lsn)
-            records.append(self._finished(record, end_lsn))
-        self._receive(end_lsn)
+            self._advance(commit_lsn, message.lsn)
+            records.append(self._finished(record, message.lsn))
+        self._receive(message.lsn)
 
 
 def _qualified(schema: str, name: str) -> str:

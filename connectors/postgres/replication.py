@@ -1,0 +1,195 @@
+"""The replication connection: the only user of libpq's raw connection (psycopg has no replication API).
+
+HOT PATH: `read` hands on the bytes that libpq gives, one object a message.
+
+Once the stream has started, nothing here waits for the server for longer than the caller allows: reading waits
+on the socket, sending goes through libpq's own buffer.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import sql
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
+
+from cdc.capture_ports import SystemFacts
+from cdc.errors import CdcError, RetryableError
+from cdc.protocol.frames import StandbyStatusUpdate
+from cdc.protocol.lsn import Lsn
+from connectors.postgres.connection import conninfo_for
+from connectors.postgres.errors import slot_error, translate
+
+_COMMAND_SECONDS = 60.0
+_SLOT_SECONDS = 300.0
+"""A slot waits for the transactions that are running."""
+_MAX_FRAMES = 4000
+"""A batch of small rows: more objects at once only make the garbage collector work."""
+
+
+class ReplicationStream:
+    """One replication connection to one database. Not thread-safe; `close` it, or leave the `with`."""
+
+    def __init__(self, dsn: str, application_name: str, where: str) -> None:
+        """Connects. Raises CheckError when the server refuses us, RetryableError when it is not there."""
+        self._where = where
+        self._slot = ""
+        try:
+            self._connection = psycopg.connect(
+                conninfo_for(dsn, application_name, replication="database"), autocommit=True
+            )
+        except psycopg.Error as error:
+            raise translate(error, where) from error
+        self._conn = self._connection.pgconn
+        self.backend_pid = self._conn.backend_pid
+        self._poll = select.poll()
+        self._poll.register(self._conn.socket, select.POLLIN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def identify(self) -> SystemFacts:
+        """Which cluster this is, on which timeline, and how far its WAL is flushed."""
+        row = self._row(sql.SQL("IDENTIFY_SYSTEM"), _COMMAND_SECONDS)
+        return SystemFacts(row[0], int(row[1]), Lsn.parse(row[2]))
+
+    def start(self, slot: str, publication: str, start_lsn: int) -> None:
+        """Begin to stream from `start_lsn`, or from where the slot is if that is later.
+
+        Raises FencedError when the slot is in use, SlotError when it is missing or lost.
+        """
+        self._slot = slot
+        command = sql.SQL(
+            "START_REPLICATION SLOT {slot} LOGICAL {lsn} "
+            "(proto_version '1', publication_names {publications}, messages 'true')"
+        ).format(
+            slot=sql.Identifier(slot),
+            lsn=sql.SQL(str(Lsn(start_lsn))),
+            publications=sql.Literal(sql.Identifier(publication).as_string(None)),
+        )
+        result = self._run(command, _COMMAND_SECONDS)
+        if result.status != ExecStatus.COPY_BOTH:
+            raise self._error(result)
+        self._conn.nonblocking = 1
+
+    def read(self, max_bytes: int, timeout: float) -> list[bytes]:
+        """CopyData payloads in order: what has arrived, up to about `max_bytes` and some thousand payloads.
+
+        Waits at most `timeout` seconds for the first. Raises RetryableError when the connection or the
+        stream has ended.
+        """
+        frames: list[bytes] = []
+        append = frames.append
+        conn = self._conn
+        get = conn.get_copy_data
+        size = 0
+        deadline = time.monotonic() + timeout
+        try:
+            while size < max_bytes and len(frames) < _MAX_FRAMES:
+                count, data = get(1)
+                if count > 0:
+                    append(bytes(data))
+                    size += count
+                elif count < 0:
+                    raise self._ended()
+                elif self._wait(0 if frames else max(0.0, deadline - time.monotonic())):
+                    conn.consume_input()
+                else:
+                    break
+        except psycopg.Error as error:
+            raise self._translate(error) from error
+        return frames
+
+    def send_status(self, written: int, flushed: int, applied: int) -> None:
+        """Tell the server how far we are; a zero says nothing. `flushed` moves the slot.
+
+        Does not wait: what the socket does not take now leaves with the next call.
+        """
+        status = StandbyStatusUpdate(written, flushed, applied, time.time_ns() // 1000)
+        try:
+            self._conn.put_copy_data(status.encode())
+            self._conn.flush()
+        except psycopg.Error as error:
+            raise self._translate(error) from error
+
+    def create_temporary_slot_with_snapshot(self, name: str) -> tuple[Lsn, str]:
+        """(consistent point, name of the exported snapshot). Both live as long as this connection does
+        nothing else and stays open.
+
+        Waits for the transactions that are running. Raises RetryableError when they do not end in time.
+        """
+        self._slot = name
+        old = self._conn.server_version < 150000
+        command = sql.SQL("CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput {option}").format(
+            slot=sql.Identifier(name),
+            option=sql.SQL("EXPORT_SNAPSHOT" if old else "(SNAPSHOT 'export')"),
+        )
+        row = self._row(command, _SLOT_SECONDS)
+        return Lsn.parse(row[1]), row[2]
+
+    def close(self) -> None:
+        """Ends the connection; what was sent before is still read by the server."""
+        self._connection.close()
+
+    def _row(self, command: sql.Composable, timeout: float) -> list[str]:
+        """The only row that `command` answers with."""
+        result = self._run(command, timeout)
+        if result.status != ExecStatus.TUPLES_OK or result.ntuples != 1:
+            raise self._error(result)
+        return [(result.get_value(0, column) or b"").decode() for column in range(result.nfields)]
+
+    def _run(self, command: sql.Composable, timeout: float) -> PGresult:
+        """The first result of `command`; nothing of it is left to read, unless it is a stream."""
+        conn = self._conn
+        deadline = time.monotonic() + timeout
+        first: PGresult | None = None
+        try:
+            conn.send_query(command.as_bytes(None))
+            while True:
+                while conn.is_busy():
+                    if not self._wait(max(0.0, deadline - time.monotonic())):
+                        raise self._too_slow(timeout)
+                    conn.consume_input()
+                result = conn.get_result()
+                if result is None and first is not None:
+                    return first
+                if result is None:
+                    raise RetryableError("the server answered nothing", where=self._where)
+                first = first or result
+                if result.status == ExecStatus.COPY_BOTH:
+                    return result
+        except psycopg.Error as error:
+            raise self._translate(error) from error
+
+    def _wait(self, timeout: float) -> bool:
+        return bool(self._poll.poll(timeout * 1000))
+
+    def _ended(self) -> CdcError:
+        """Why there is nothing more to copy: the server's error, or its orderly end."""
+        result = self._conn.get_result()
+        if result is not None and result.status == ExecStatus.FATAL_ERROR:
+            return self._error(result)
+        return RetryableError("the server ended the replication stream", where=self._where)
+
+    def _error(self, result: PGresult) -> CdcError:
+        return self._translate(error_from_result(result))
+
+    def _translate(self, error: psycopg.Error) -> CdcError:
+        return slot_error(error, self._where, self._slot) if self._slot else translate(error, self._where)
+
+    def _too_slow(self, timeout: float) -> CdcError:
+        self.close()
+        return RetryableError(
+            f"the server did not answer in {timeout:.0f} s",
+            "end transactions that stay open: a new slot waits for them",
+            self._where,
+        )
