@@ -196,6 +196,10 @@ class LogTopic(Protocol):
         """Raises LogError when the topic does not exist."""
         ...
 
+    def check_creatable(self) -> None:
+        """Raises CheckError when the cluster would refuse to make it."""
+        ...
+
     def create(self) -> bool:
         """False when it exists."""
         ...

@@ -14,30 +14,39 @@ import orjson
 
 from cdc.errors import LogError
 
-_PART_OVERHEAD = 1024
-"""Bytes of a part beside its content: about 300 are needed, plus a group's and a database's name."""
+Record = tuple[bytes | None, bytes]
+
+_PART_OVERHEAD = 512
+"""Bytes of a part beside key, content, source and transaction: its `cdc` object and the names."""
 
 
-def split_value(value: bytes, limit: int, common: dict[str, Any], cdc: dict[str, Any]) -> Iterator[bytes]:
-    """The values of the `part` records for `value`, each at most `limit` bytes, in order.
+def split_record(record: Record, limit: int) -> Iterator[Record]:
+    """The record itself when key and value have at most `limit` bytes, else its `part` records, in order.
 
-    `common` holds the envelope's other members; `cdc` epoch, commit_lsn and seq of the record.
-    Raises LogError when `limit` leaves no room for content.
+    Raises LogError when `limit` leaves no room for content, or for the description of a relation.
     """
-    room = (limit - _PART_OVERHEAD - len(orjson.dumps(common))) // 4 * 3
+    key, value = record
+    if len(value) + len(key or b"") <= limit:
+        yield record
+        return
+    event = orjson.loads(value)
+    common = {name: event[name] for name in ("source", "ts_ms", "transaction")}
+    if "seq" not in event["cdc"]:
+        raise LogError("the description of a relation is too large", "raise max.message.bytes of the topic")
+    cdc = {name: event["cdc"][name] for name in ("epoch", "commit_lsn", "seq")}
+    room = (limit - _PART_OVERHEAD - len(key or b"") - len(orjson.dumps(common))) // 4 * 3
     if room < 1:
         raise LogError(f"records of {limit} bytes are too small to hold parts", "raise max.message.bytes of the topic")
     parts = -(-len(value) // room)
     for number in range(1, parts + 1):
         content = b64encode(value[(number - 1) * room : number * room]).decode("ascii")
-        yield orjson.dumps(
-            {
-                "op": "m",
-                **common,
-                "message": {"prefix": "cdc.part", "content": content},
-                "cdc": {"kind": "part", **cdc, "part": number, "parts": parts},
-            }
-        )
+        part = {
+            "op": "m",
+            **common,
+            "message": {"prefix": "cdc.part", "content": content},
+            "cdc": {"kind": "part", **cdc, "part": number, "parts": parts},
+        }
+        yield key, orjson.dumps(part)
 
 
 class PartJoiner:

@@ -53,34 +53,17 @@ class LogAdmin:
         except KafkaException as error:
             raise translate(error, self._where) from error
 
+    def check_creatable(self) -> None:
+        """Raises CheckError when the cluster would refuse to make the topic (too few brokers, not permitted)."""
+        self._create(validate_only=True)
+
     def create(self) -> bool:
         """Make the topic with one partition; False when it exists. Returns once it can be described.
 
-        Raises CheckError when the cluster refuses (too few brokers, not permitted).
+        Raises CheckError when the cluster refuses.
         """
-        topic_settings = self._topic_settings
-        new = NewTopic(
-            self._topic,
-            num_partitions=1,
-            replication_factor=topic_settings.replication_factor,
-            config={
-                "cleanup.policy": "delete",
-                "compression.type": "producer",
-                "retention.ms": str(topic_settings.retention_ms),
-                "retention.bytes": "-1",
-                "min.insync.replicas": str(topic_settings.min_insync_replicas),
-                "max.message.bytes": str(topic_settings.max_message_bytes),
-                "unclean.leader.election.enable": "false",
-            },
-        )
-        try:
-            self._client.create_topics([new], request_timeout=_REQUEST_SECONDS)[self._topic].result(
-                _REQUEST_SECONDS + 5
-            )
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                return False
-            raise self._creation_error(error) from error
+        if not self._create(validate_only=False):
+            return False
         self._wait_until_described()
         return True
 
@@ -113,6 +96,31 @@ class LogAdmin:
             retention_ms=int(config.get("retention.ms", "-1")),
             min_insync_replicas=int(config.get("min.insync.replicas", "1")),
         )
+
+    def _create(self, *, validate_only: bool) -> bool:
+        settings = self._topic_settings
+        new = NewTopic(
+            self._topic,
+            num_partitions=1,
+            replication_factor=settings.replication_factor,
+            config={
+                "cleanup.policy": "delete",
+                "compression.type": "producer",
+                "retention.ms": str(settings.retention_ms),
+                "retention.bytes": "-1",
+                "min.insync.replicas": str(settings.min_insync_replicas),
+                "max.message.bytes": str(settings.max_message_bytes),
+                "unclean.leader.election.enable": "false",
+            },
+        )
+        futures = self._client.create_topics([new], request_timeout=_REQUEST_SECONDS, validate_only=validate_only)
+        try:
+            futures[self._topic].result(_REQUEST_SECONDS + 5)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return False
+            raise self._creation_error(error) from error
+        return True
 
     def _config(self) -> dict[str, str]:
         resource = ConfigResource(ResourceType.TOPIC, self._topic)

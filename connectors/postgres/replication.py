@@ -20,7 +20,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from cdc.capture_ports import SystemFacts
-from cdc.errors import CdcError, RetryableError
+from cdc.errors import CdcError, RetryableError, SlotError
 from cdc.protocol.frames import StandbyStatusUpdate
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.connection import conninfo_for
@@ -39,7 +39,7 @@ class ReplicationStream:
     def __init__(self, dsn: str, application_name: str, where: str) -> None:
         """Connects. Raises CheckError when the server refuses us, RetryableError when it is not there."""
         self._where = where
-        self._slot = ""
+        self._slot = self._publication = ""
         try:
             self._connection = psycopg.connect(
                 conninfo_for(dsn, application_name, replication="database"), autocommit=True
@@ -67,7 +67,7 @@ class ReplicationStream:
 
         Raises FencedError when the slot is in use, SlotError when it is missing or lost.
         """
-        self._slot = slot
+        self._slot, self._publication = slot, publication
         command = sql.SQL(
             "START_REPLICATION SLOT {slot} LOGICAL {lsn} "
             "(proto_version '1', publication_names {publications}, messages 'true')"
@@ -177,7 +177,15 @@ class ReplicationStream:
         """Why there is nothing more to copy: the server's error, or its orderly end."""
         result = self._conn.get_result()
         if result is not None and result.status == ExecStatus.FATAL_ERROR:
-            return self._error(result)
+            error = error_from_result(result)
+            if error.sqlstate == "42704":
+                return SlotError(
+                    f"publication {self._publication} did not exist where slot {self._slot} is",
+                    "it was dropped, and what was published meanwhile is unknown: start a new group and bootstrap "
+                    "the followers",
+                    self._where,
+                )
+            return translate(error, self._where)
         return RetryableError("the server ended the replication stream", where=self._where)
 
     def _error(self, result: PGresult) -> CdcError:

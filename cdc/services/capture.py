@@ -1,0 +1,290 @@
+"""Capture: the leader's changes into the log, and the slot confirmed as far as the log durably holds them.
+
+The one rule: **the slot is never confirmed past what the log holds.** Where the leader's WAL went on without
+anything to publish, a `mark` record says so in the log first.
+
+One thread runs a session; it never waits for Kafka while the server waits for a status. Whatever is expected
+to pass ends the session and begins another one, from reading the tail of the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+
+import structlog
+
+from cdc import __version__, failpoints
+from cdc.capture_ports import (
+    ChangeStream,
+    LeaderDatabase,
+    LeaderIdentity,
+    LogTopic,
+    LogWriter,
+    Record,
+    SlotFacts,
+    SystemFacts,
+    TailReader,
+)
+from cdc.errors import CdcError, FencedError, RetryableError
+from cdc.events.assembler import Assembler, Resume
+from cdc.log.envelope import Envelope, finished
+from cdc.log.parts import split_record
+from cdc.log.tail import LogTail
+from cdc.retry import run_with_retries
+from cdc.services.heartbeat import Heartbeat
+from cdc.services.resume import Place, check_identity, check_slot, check_tail, check_topic
+from cdc.stop import StopToken
+
+log = structlog.get_logger(__name__)
+
+_STATUS_SECONDS = 1.0
+"""How often the server hears from us without a reason; wal_sender_timeout is 60 s by default."""
+_PROGRESS_SECONDS = 0.1
+"""How often at most it hears of progress, or gets a reply that it asked for."""
+_READ_BYTES = 1 << 20
+_IDLE_READ_SECONDS = 0.25
+_BUSY_READ_SECONDS = 0.02
+"""While records are under way, their delivery must be noticed soon."""
+_PRESSURE_POLL_SECONDS = 0.05
+_FLUSH_SECONDS = 8.0
+"""Of the 10 s that a daemon has to end."""
+_LOST_FLUSH_SECONDS = 2.0
+_SLOT_GRACE_SECONDS = 5.0
+_SLOT_RETRY_SECONDS = 0.2
+"""A walsender that lost its client holds the slot until it notices."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureSettings:
+    """`leader` is the node's name; `slot` is also the name of the publication."""
+
+    group: str
+    leader: str
+    topic: str
+    slot: str
+    heartbeat_seconds: float = 1.0
+    max_in_flight_bytes: int = 32 * 2**20
+
+
+class CaptureService:
+    """Runs sessions of capture until it is stopped."""
+
+    def __init__(
+        self,
+        settings: CaptureSettings,
+        leader: Callable[[], LeaderDatabase],
+        stream: Callable[[], ChangeStream],
+        topic: LogTopic,
+        tail_reader: Callable[[], TailReader],
+        writer: Callable[[int], LogWriter],
+    ) -> None:
+        """The callables connect anew; `writer` gets the topic's max.message.bytes."""
+        self._settings = settings
+        self._leader = leader
+        self._stream = stream
+        self._topic = topic
+        self._tail_reader = tail_reader
+        self._writer = writer
+        self._place = Place(settings.leader, settings.topic, settings.slot)
+        self._own_backend: int | None = None
+
+    def run(self, stop: StopToken) -> None:
+        """Returns when `stop` is set and what was published is confirmed, or 10 s later at most.
+
+        Raises TerminalError or CheckError when an operator must act. Lost connections are retried for ever.
+        """
+        run_with_retries(lambda progressed: self._session(stop, progressed), stop, "capture")
+
+    def _session(self, stop: StopToken, progressed: Callable[[], None]) -> None:
+        with ExitStack() as cleanup:
+            leader = cleanup.enter_context(closing(self._leader()))
+            stream = cleanup.enter_context(closing(self._stream()))
+            system = stream.identify()
+            identity = check_identity(leader.identity(self._settings.group), system, self._place)
+            topic = self._topic.describe()
+            check_topic(identity, topic, self._place)
+            if not self._acquire(leader, stream, stop):
+                return
+            slot = check_slot(leader.slot(self._settings.slot), self._place)
+            tail = self._read_tail(stream, identity, slot, system)
+            writer = cleanup.enter_context(closing(self._writer(topic.max_message_bytes)))
+            assembler = self._assembler(leader, identity, tail)
+            cleanup.enter_context(
+                Heartbeat(self._leader, self._settings.group.encode(), self._settings.heartbeat_seconds)
+            )
+            log.info(
+                "capture streams",
+                slot=self._settings.slot,
+                topic=self._settings.topic,
+                epoch=identity.epoch,
+                lsn=str(tail.end_lsn),
+            )
+            CaptureSession(self._settings, stream, writer, assembler, tail, progressed).run(stop)
+
+    def _acquire(self, leader: LeaderDatabase, stream: ChangeStream, stop: StopToken) -> bool:
+        """Start the stream, which only one process can: from here on nobody else publishes.
+
+        False when `stop` was set first.
+        """
+        deadline = time.monotonic() + _SLOT_GRACE_SECONDS
+        while True:
+            slot = check_slot(leader.slot(self._settings.slot), self._place)
+            try:
+                stream.start(self._settings.slot, self._settings.slot, 0)
+            except FencedError as error:
+                if slot.active_pid is not None and slot.active_pid == self._own_backend:
+                    raise RetryableError("the server has not noticed yet that our connection is lost") from error
+                if time.monotonic() > deadline:
+                    raise self._in_use(slot) from error
+                if stop.wait(_SLOT_RETRY_SECONDS):
+                    return False
+            else:
+                self._own_backend = stream.backend_pid
+                return True
+
+    def _in_use(self, slot: SlotFacts) -> CdcError:
+        user = f"by {slot.active_for} (pid {slot.active_pid})" if slot.active_for else "by another process"
+        return FencedError(
+            f"replication slot {self._settings.slot} is in use {user}",
+            "one capture a group runs at a time: stop the other one, or leave it the work",
+            self._settings.leader,
+        )
+
+    def _read_tail(
+        self, stream: ChangeStream, identity: LeaderIdentity, slot: SlotFacts, system: SystemFacts
+    ) -> LogTail:
+        with closing(self._tail_reader()) as reader:
+            tail = reader.read_tail(_every(_STATUS_SECONDS, lambda: stream.send_status(0, 0, 0)))
+        return check_tail(tail, identity, slot, system, self._place)
+
+    def _assembler(self, leader: LeaderDatabase, identity: LeaderIdentity, tail: LogTail) -> Assembler:
+        envelope = Envelope(self._settings.group, leader.database(), __version__, identity.epoch)
+        resume = Resume(tail.commit_lsn, tail.end_lsn, tail.partial_commit_lsn, tail.partial_seq)
+        return Assembler(envelope, finished, leader.type_names(), resume, _now_us)
+
+
+class CaptureSession:
+    """One connection's stream into one producer. Received, published, delivered and confirmed LSN only grow,
+    and each stays at or behind the one before."""
+
+    def __init__(
+        self,
+        settings: CaptureSettings,
+        stream: ChangeStream,
+        writer: LogWriter,
+        assembler: Assembler,
+        tail: LogTail,
+        progressed: Callable[[], None],
+    ) -> None:
+        """`progressed` is called whenever the slot may move on."""
+        self._progressed = progressed
+        self._settings = settings
+        self._stream = stream
+        self._writer = writer
+        self._assembler = assembler
+        self._confirmed_lsn = int(tail.end_lsn)
+        self._told_lsn = 0
+        self._told_at = 0.0
+        self._completed_at = time.monotonic()
+
+    def run(self, stop: StopToken) -> None:
+        """Until `stop`; then what was published is waited for and confirmed."""
+        try:
+            while not stop.is_set():
+                self._step()
+        except RetryableError:
+            # What is under way may still arrive; the next session then need not publish it again.
+            with suppress(CdcError):
+                self._writer.flush(_LOST_FLUSH_SECONDS)
+            raise
+        self._finish()
+
+    def _step(self) -> None:
+        if self._writer.bytes_in_flight < self._settings.max_in_flight_bytes:
+            self._pump()
+        else:
+            self._writer.poll(_PRESSURE_POLL_SECONDS)
+        self._writer.poll(0)
+        self._confirm()
+        self._mark_when_due()
+        self._tell_when_due()
+
+    def _pump(self) -> None:
+        """Read what has arrived and publish what is ready."""
+        busy = self._writer.bytes_in_flight > 0
+        frames = self._stream.read(_READ_BYTES, _BUSY_READ_SECONDS if busy else _IDLE_READ_SECONDS)
+        if not frames:
+            return
+        before = self._assembler.complete_lsn
+        records = self._assembler.feed(frames)
+        if records:
+            self._publish(records)
+        if self._assembler.complete_lsn > before:
+            self._completed_at = time.monotonic()
+        if records and self._assembler.in_transaction:
+            failpoints.hit(failpoints.CAPTURE_MID_TRANSACTION)
+
+    def _publish(self, records: Sequence[Record]) -> None:
+        limit = self._writer.max_record_bytes
+        if max(len(value) for _, value in records) > limit // 2:
+            records = [part for record in records for part in split_record(record, limit)]
+        self._writer.publish(records, self._assembler.complete_lsn)
+        failpoints.hit(failpoints.CAPTURE_PRODUCED)
+
+    def _confirm(self) -> None:
+        """The slot may go to the end of the newest transaction that is durable with all before it."""
+        delivered = self._writer.delivered
+        if delivered > self._confirmed_lsn:
+            failpoints.hit(failpoints.CAPTURE_DELIVERED)
+            self._confirmed_lsn = delivered
+            self._progressed()
+
+    def _mark_when_due(self) -> None:
+        """When nothing is pending and the leader's WAL went on: asked for, or after two heartbeats' time."""
+        assembler = self._assembler
+        if assembler.in_transaction or self._writer.bytes_in_flight or assembler.received_lsn <= assembler.complete_lsn:
+            return
+        silence = time.monotonic() - self._completed_at
+        if assembler.reply_requested or silence > 2 * self._settings.heartbeat_seconds:
+            self._publish([assembler.mark()])
+            self._completed_at = time.monotonic()
+
+    def _tell_when_due(self) -> None:
+        """A status: every second, and at most ten times a second when there is news or a reply is wanted."""
+        silence = time.monotonic() - self._told_at
+        news = self._confirmed_lsn > self._told_lsn or self._assembler.reply_requested
+        if silence > _STATUS_SECONDS or (news and silence > _PROGRESS_SECONDS):
+            self._tell()
+
+    def _tell(self) -> None:
+        confirmed = self._confirmed_lsn
+        self._stream.send_status(max(confirmed, self._assembler.received_lsn), confirmed, confirmed)
+        self._assembler.reply_requested = False
+        self._told_lsn, self._told_at = confirmed, time.monotonic()
+
+    def _finish(self) -> None:
+        if not self._writer.flush(_FLUSH_SECONDS):
+            log.warning("records are not acknowledged in time, they will be published again", seconds=_FLUSH_SECONDS)
+        self._confirm()
+        self._tell()
+        log.info("capture stopped", slot=self._settings.slot, lsn=str(self._confirmed_lsn))
+
+
+def _every(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+    """A function that calls `call` when `seconds` have passed since it last did."""
+    last = time.monotonic()
+
+    def maybe() -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            call()
+
+    return maybe
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

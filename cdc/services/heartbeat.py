@@ -1,0 +1,65 @@
+"""Heartbeats: small transactions on the leader that travel the whole way, so an idle group still moves.
+
+They let the slot advance, and lag be measured through every hop. When they fail, nothing else does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from cdc.capture_ports import LeaderDatabase
+from cdc.errors import CdcError
+from cdc.retry import Backoff
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_PREFIX = "cdc.heartbeat"
+"""Logical messages with it come from capture and mean nothing but that time has passed."""
+
+_JOIN_SECONDS = 1.0
+"""A daemon thread: one that still connects may be left behind."""
+
+
+class Heartbeat:
+    """A thread with a connection of its own that emits one message every `interval` seconds while entered."""
+
+    def __init__(self, connect: Callable[[], LeaderDatabase], content: bytes, interval: float) -> None:
+        self._connect = connect
+        self._content = content
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(_JOIN_SECONDS)
+
+    def _run(self) -> None:
+        backoff = Backoff(first=self._interval)
+        while not self._stop.is_set():
+            try:
+                self._beat(backoff)
+            except CdcError as error:
+                wait = backoff.next_wait()
+                log.warning("heartbeat interrupted", error=str(error), wait_seconds=round(wait, 2))
+                self._stop.wait(wait)
+
+    def _beat(self, backoff: Backoff) -> None:
+        leader = self._connect()
+        try:
+            while True:
+                leader.emit_message(HEARTBEAT_PREFIX, self._content)
+                backoff.reset()
+                if self._stop.wait(self._interval):
+                    return
+        finally:
+            leader.close()

@@ -1,0 +1,286 @@
+"""`cdc init`: publication, topic, identity, slot, and the `epoch` record that begins the log.
+
+In this order, because each is of no use without the one before: decoding needs the publication from the slot's
+first byte on, the identity names the topic, and the log may begin only where the slot does. Every step may be
+repeated, so a run that was killed is completed by another one. Nothing is made before everything is checked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from cdc import __version__
+from cdc.capture_ports import (
+    CandidateTable,
+    LeaderFacts,
+    LeaderIdentity,
+    LeaderSetup,
+    LogTopic,
+    LogWriter,
+    SlotFacts,
+    SystemFacts,
+    TailReader,
+    TopicFacts,
+)
+from cdc.errors import CheckError, RetryableError
+from cdc.events.table import TableId
+from cdc.log.envelope import Envelope, finished
+from cdc.log.tail import LogTail
+from cdc.services.resume import Place, check_slot, check_tail
+
+FIRST_EPOCH = 1
+_OLDEST_VERSION = 140000
+_PUBLISH_SECONDS = 30.0
+_PLUGIN = "pgoutput"
+_NEW_GROUP = "choose another group name, or remove the old one's slot, identity (cdc.identity) and topic"
+
+
+@dataclass(frozen=True, slots=True)
+class InitializeSettings:
+    """`leader` is the node's name; `slot` is also the name of the publication; `tables` are patterns."""
+
+    group: str
+    leader: str
+    topic: str
+    slot: str
+    tables: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that `cdc init` sees to. `made` is False when it was there already."""
+
+    name: str
+    detail: str
+    made: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is there before anything is made."""
+
+    system: SystemFacts
+    tables: list[TableId]
+    published: set[TableId] | None
+    topic: TopicFacts | None
+    identity: LeaderIdentity | None
+    slot: SlotFacts | None
+    tail: LogTail | None
+
+
+class Initializer:
+    """Prepares the leader and the topic of one group."""
+
+    def __init__(
+        self,
+        settings: InitializeSettings,
+        leader: Callable[[], LeaderSetup],
+        topic: LogTopic,
+        tail_reader: Callable[[], TailReader],
+        writer: Callable[[int], LogWriter],
+    ) -> None:
+        """The callables connect; `writer` gets the topic's max.message.bytes."""
+        self._settings = settings
+        self._leader = leader
+        self._topic = topic
+        self._tail_reader = tail_reader
+        self._writer = writer
+        self._place = Place(settings.leader, settings.topic, settings.slot)
+
+    def run(self) -> list[Step]:
+        """Raises CheckError, with nothing made, when a requirement is not met; SlotError or LogError when the log
+        of this group exists and cannot go on; RetryableError when a server is not there or too slow."""
+        with closing(self._leader()) as leader:
+            found = self._look(leader)
+            steps = [self._publication(leader, found), self._make_topic()]
+            identity, identity_step = self._identity(leader, found)
+            steps.append(identity_step)
+            steps.append(self._slot(leader, found))
+            steps.append(self._begin_log(leader, identity, found))
+        return steps
+
+    def _look(self, leader: LeaderSetup) -> _Found:
+        where = self._settings.leader
+        candidates = leader.candidates(self._settings.tables)
+        facts = leader.facts()
+        slot = leader.slot(self._settings.slot)
+        check_leader(facts, slot, where)
+        check_tables(candidates, self._settings.tables, where)
+        topic = self._topic.find()
+        identity = leader.identity(self._settings.group)
+        system = leader.system()
+        tail = self._tail() if topic is not None else None
+        self._check_topic(topic, identity)
+        self._check_slot_owner(slot, identity, facts.database)
+        self._check_log(topic, identity, slot, tail, system)
+        tables = [candidate.table for candidate in candidates]
+        return _Found(system, tables, leader.published(self._settings.slot), topic, identity, slot, tail)
+
+    def _tail(self) -> LogTail | None:
+        with closing(self._tail_reader()) as reader:
+            return reader.read_tail(lambda: None)
+
+    def _check_topic(self, topic: TopicFacts | None, identity: LeaderIdentity | None) -> None:
+        where = f"topic {self._settings.topic}"
+        if topic is None:
+            if identity is not None:
+                raise CheckError("the topic of this group was deleted", _NEW_GROUP, where)
+            self._topic.check_creatable()
+            return
+        if topic.partitions != 1:
+            raise CheckError(
+                f"the topic has {topic.partitions} partitions, a log has one",
+                "delete the topic, cdc init makes it",
+                where,
+            )
+        if topic.cleanup_policy != "delete":
+            raise CheckError(
+                f"cleanup.policy is {topic.cleanup_policy}: compaction removes changes", "set it to delete", where
+            )
+        known = identity.topic_id if identity is not None else None
+        if known is not None and topic.topic_id is not None and known != topic.topic_id:
+            raise CheckError("the topic was deleted and made anew", _NEW_GROUP, where)
+
+    def _check_slot_owner(self, slot: SlotFacts | None, identity: LeaderIdentity | None, database: str) -> None:
+        if slot is None:
+            return
+        name = self._settings.slot
+        if slot.plugin != _PLUGIN or slot.database != database or slot.temporary:
+            raise CheckError(
+                f"replication slot {name} exists and is not ours: plugin {slot.plugin}, database {slot.database}",
+                "drop it if nobody needs it, or choose another group name",
+                self._settings.leader,
+            )
+        if identity is None:
+            raise CheckError(
+                f"replication slot {name} exists, but cdc init did not make it",
+                "drop it if nobody needs it, or choose another group name",
+                self._settings.leader,
+            )
+
+    def _check_log(
+        self,
+        topic: TopicFacts | None,
+        identity: LeaderIdentity | None,
+        slot: SlotFacts | None,
+        tail: LogTail | None,
+        system: SystemFacts,
+    ) -> None:
+        if tail is None:
+            return
+        if identity is None:
+            raise CheckError(
+                "the topic holds a log, but this database does not lead it", _NEW_GROUP, f"topic {self._settings.topic}"
+            )
+        check_tail(tail, identity, check_slot(slot, self._place), system, self._place)
+
+    def _publication(self, leader: LeaderSetup, found: _Found) -> Step:
+        detail = f"{self._settings.slot} with {len(found.tables)} tables"
+        if found.published == set(found.tables):
+            return Step("publication", detail, made=False)
+        leader.publish(self._settings.slot, found.tables)
+        return Step("publication", detail, made=True)
+
+    def _make_topic(self) -> Step:
+        return Step("topic", self._settings.topic, made=self._topic.create())
+
+    def _identity(self, leader: LeaderSetup, found: _Found) -> tuple[LeaderIdentity, Step]:
+        topic = self._topic.describe()
+        settings = self._settings
+        if found.identity is not None:
+            return found.identity, Step("identity", _told(found.identity), made=False)
+        identity = LeaderIdentity(
+            settings.group,
+            FIRST_EPOCH,
+            found.system.system_id,
+            found.system.timeline,
+            settings.slot,
+            settings.topic,
+            topic.topic_id,
+        )
+        leader.store_identity(identity)
+        return identity, Step("identity", _told(identity), made=True)
+
+    def _slot(self, leader: LeaderSetup, found: _Found) -> Step:
+        name = self._settings.slot
+        if found.slot is not None:
+            return Step("slot", name, made=False)
+        leader.create_slot(name)
+        return Step("slot", name, made=True)
+
+    def _begin_log(self, leader: LeaderSetup, identity: LeaderIdentity, found: _Found) -> Step:
+        if found.tail is not None:
+            return Step("log", f"epoch {found.tail.epoch}, up to {found.tail.end_lsn}", made=False)
+        slot = check_slot(leader.slot(self._settings.slot), self._place)
+        start_lsn = slot.confirmed_flush_lsn
+        now_us = time.time_ns() // 1000
+        envelope = Envelope(self._settings.group, leader.database(), __version__, identity.epoch)
+        envelope.begin(0, start_lsn - 1, 0, now_us, now_us)
+        record = envelope.epoch(self._settings.leader, identity.system_id, identity.timeline, identity.slot)
+        with closing(self._writer(self._topic.describe().max_message_bytes)) as writer:
+            writer.publish([finished(record, start_lsn)], start_lsn)
+            if not writer.flush(_PUBLISH_SECONDS):
+                raise RetryableError(
+                    "the first record of the log is not acknowledged",
+                    "see that min.insync.replicas brokers run, then repeat",
+                    f"topic {self._settings.topic}",
+                )
+        return Step("log", f"epoch {identity.epoch}, from {start_lsn}", made=True)
+
+
+def check_leader(facts: LeaderFacts, slot: SlotFacts | None, where: str) -> None:
+    """Raises CheckError when the server or the role cannot do logical replication."""
+    if facts.version < _OLDEST_VERSION:
+        raise CheckError(f"PostgreSQL {facts.version // 10000} is too old", "use 14 or newer", where)
+    if facts.in_recovery:
+        raise CheckError("the server is a standby", "name the primary in the dsn", where)
+    if facts.wal_level != "logical":
+        raise CheckError(f"wal_level is {facts.wal_level}", "set wal_level = logical and restart the server", where)
+    if not facts.may_replicate:
+        raise CheckError(
+            "the role may not replicate",
+            "ALTER ROLE ... REPLICATION (on managed servers: grant the provider's role for it)",
+            where,
+        )
+    if not facts.may_create:
+        raise CheckError(
+            "the role may not create a schema or a publication", "GRANT CREATE ON DATABASE ... TO the role", where
+        )
+    if slot is None and facts.free_slots < 1:
+        raise CheckError("no replication slot is free", "raise max_replication_slots and restart the server", where)
+    if facts.free_wal_senders < 1:
+        raise CheckError("no walsender is free", "raise max_wal_senders and restart the server", where)
+
+
+def check_tables(candidates: Sequence[CandidateTable], patterns: Sequence[str], where: str) -> None:
+    """Raises CheckError when there is nothing to publish, or publishing would break the application's writes."""
+    if not candidates:
+        raise CheckError(
+            f"no table matches {', '.join(patterns)}", "create the tables first, or correct capture.tables", where
+        )
+    foreign = [str(candidate.table) for candidate in candidates if not candidate.owned]
+    if foreign:
+        raise CheckError(
+            f"the role does not own {_some(foreign)}",
+            "only an owner publishes a table: grant the owning role, or narrow capture.tables",
+            where,
+        )
+    without = [str(candidate.table) for candidate in candidates if not candidate.has_identity]
+    if without:
+        raise CheckError(
+            f"no replica identity: {_some(without)}; once published, the server refuses UPDATE and DELETE on them",
+            "add a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL",
+            where,
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _told(identity: LeaderIdentity) -> str:
+    return f"system {identity.system_id}, timeline {identity.timeline}, epoch {identity.epoch}"

@@ -1,0 +1,109 @@
+"""May capture go on? Decided from facts alone, before anything is published or confirmed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdc.capture_ports import LeaderIdentity, SlotFacts, SystemFacts, TopicFacts
+from cdc.errors import CheckError, FencedError, LogError, SlotError
+from cdc.log.tail import LogTail
+
+_NEW_LOG = "start a new group (cdc init) and bootstrap the followers"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Names for messages: where the leader and the log are."""
+
+    leader: str
+    topic: str
+    slot: str
+
+
+def check_identity(identity: LeaderIdentity | None, system: SystemFacts, place: Place) -> LeaderIdentity:
+    """Raises CheckError when `cdc init` never ran here, SlotError when this is not the cluster that it knew."""
+    if identity is None:
+        raise CheckError("this database leads no log of the group", "run cdc init", place.leader)
+    if identity.system_id != system.system_id:
+        raise SlotError(
+            f"this is another cluster (system identifier {system.system_id}) than cdc init saw ({identity.system_id})",
+            f"connect to the right server, or {_NEW_LOG}",
+            place.leader,
+        )
+    if identity.timeline != system.timeline:
+        raise SlotError(
+            f"the leader is on timeline {system.timeline}, cdc init saw {identity.timeline}: it was restored, or "
+            "replaced by a standby, which may lack what the log holds",
+            _NEW_LOG,
+            place.leader,
+        )
+    return identity
+
+
+def check_topic(identity: LeaderIdentity, topic: TopicFacts, place: Place) -> None:
+    """Raises LogError when the topic is not the one that cdc init made, or cannot hold a log."""
+    if topic.topic_id is not None and identity.topic_id is not None and topic.topic_id != identity.topic_id:
+        raise LogError(
+            f"the topic was deleted and made anew (id {topic.topic_id}, cdc init saw {identity.topic_id})",
+            _NEW_LOG,
+            f"topic {place.topic}",
+        )
+    if topic.partitions != 1:
+        raise LogError(f"the topic has {topic.partitions} partitions, a log has one", _NEW_LOG, f"topic {place.topic}")
+
+
+def check_slot(slot: SlotFacts | None, place: Place) -> SlotFacts:
+    """Raises SlotError when the slot is gone or lost."""
+    if slot is None:
+        raise SlotError(
+            f"replication slot {place.slot} does not exist: changes since it was dropped are not in the log",
+            f"do not make it anew; {_NEW_LOG}",
+            place.leader,
+        )
+    if slot.invalidation is not None:
+        raise SlotError(
+            f"replication slot {place.slot} is lost ({slot.invalidation}): the WAL that the log needs was removed",
+            f"raise max_slot_wal_keep_size; {_NEW_LOG}",
+            place.leader,
+        )
+    return slot
+
+
+def check_tail(
+    tail: LogTail | None, identity: LeaderIdentity, slot: SlotFacts, system: SystemFacts, place: Place
+) -> LogTail:
+    """Raises what says that going on would leave a gap, or write into a log that has another leader."""
+    where = f"topic {place.topic}"
+    if tail is None:
+        raise LogError(
+            "the log is empty, not even cdc init's record is there",
+            f"if cdc init was interrupted, run it again; if records were deleted, {_NEW_LOG}",
+            where,
+        )
+    if tail.epoch > identity.epoch:
+        raise FencedError(
+            f"the log is in epoch {tail.epoch}, this leader's is {identity.epoch}: another node leads now",
+            "stop capture here; this node can come back as a follower",
+            where,
+        )
+    if tail.epoch < identity.epoch:
+        raise CheckError(
+            f"the log is in epoch {tail.epoch}, this leader's is {identity.epoch}: its beginning was not written",
+            "run the interrupted command again",
+            where,
+        )
+    if slot.confirmed_flush_lsn > tail.end_lsn:
+        raise SlotError(
+            f"slot {place.slot} is confirmed up to {slot.confirmed_flush_lsn}, the log ends at {tail.end_lsn}: changes "
+            "between them are in neither",
+            f"find out who used or made the slot, or cut the log; {_NEW_LOG}",
+            place.leader,
+        )
+    if system.wal_lsn < tail.end_lsn:
+        raise LogError(
+            f"the leader's WAL ends at {system.wal_lsn}, the log at {tail.end_lsn}: the leader was restored to an "
+            "older state",
+            _NEW_LOG,
+            place.leader,
+        )
+    return tail
