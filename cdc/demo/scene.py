@@ -1,0 +1,107 @@
+"""All that goes on during a run - load, daemons, watches - and the passing of time in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from cdc.demo.background import Background
+from cdc.demo.daemons import Daemon, Daemons
+from cdc.demo.errors import Interrupted
+from cdc.demo.load import Journal, Load
+from cdc.demo.screen import DaemonView, FollowerView, Screen, View
+from cdc.demo.servers import FOLLOWERS, LEADER, Servers
+from cdc.demo.watch import Auditor, LeaderWatch, Sight
+from cdc.local.group import Group
+from cdc.stop import StopToken
+
+_TICK_SECONDS = 0.1
+
+
+class Scene:
+    """`wait_until` is how the story waits: meanwhile the picture is drawn, and what fails is raised."""
+
+    def __init__(self, servers: Servers, group: Group, rate: float, screen: Screen, stop: StopToken) -> None:
+        self.phase = ""
+        self.journal = Journal()
+        self.load = Load(servers.dsn(LEADER), rate, self.journal)
+        self.daemons = Daemons(group)
+        self.leader = LeaderWatch(servers.dsn(LEADER), self.journal)
+        self.sights = {name: Sight(name, servers.dsn(name), self.journal) for name in FOLLOWERS}
+        self.auditors = {name: Auditor(name, servers.dsn(name), servers.dsn(LEADER)) for name in FOLLOWERS}
+        self._screen = screen
+        self._stop = stop
+
+    def start_load(self) -> None:
+        self.leader.thread.start()
+        self.load.start()
+
+    def start_watching(self, follower: str) -> None:
+        """From when it has tables."""
+        self.sights[follower].thread.start()
+        self.auditors[follower].thread.start()
+
+    def stop(self) -> None:
+        """Load and watches, not the daemons. May be called twice."""
+        self.load.stop()
+        for thread in self._threads():
+            thread.stop()
+
+    def say(self, text: str) -> None:
+        self._screen.say(text)
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """False when `condition` does not hold within `seconds`. Raises Interrupted when asked to stop,
+        and whatever failed meanwhile: a daemon that ended, a writer, a watch."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            self._tick()
+        return True
+
+    def wait(self, seconds: float) -> None:
+        self.wait_until(lambda: False, seconds)
+
+    def _tick(self) -> None:
+        if self._stop.wait(_TICK_SECONDS):
+            raise Interrupted
+        self.load.check()
+        for thread in self._threads():
+            thread.check()
+        self.daemons.check()
+        self._screen.show(self._view())
+
+    def _threads(self) -> list[Background]:
+        sights = [sight.thread for sight in self.sights.values()]
+        return [self.leader.thread, *sights, *(auditor.thread for auditor in self.auditors.values())]
+
+    def _view(self) -> View:
+        return View(
+            phase=self.phase,
+            leader=LEADER,
+            transactions=self.journal.transactions,
+            transactions_per_second=self.leader.transactions.per_second,
+            rows_per_second=self.leader.rows.per_second,
+            followers=[_follower_view(name, self.sights[name], self.auditors[name]) for name in FOLLOWERS],
+            daemons=[_daemon_view(daemon) for daemon in self.daemons.all()],
+        )
+
+
+def _follower_view(name: str, sight: Sight, auditor: Auditor) -> FollowerView:
+    latest = auditor.latest
+    return FollowerView(
+        name=name,
+        rows_per_second=auditor.rows.per_second,
+        newest=sight.newest,
+        lag_ms=sight.lag_seconds_now() * 1000,
+        pending_bytes=latest.pending_bytes if latest else None,
+        bank_total=latest.bank_total if latest else None,
+        snapshots=auditor.snapshots,
+        passed=auditor.passed,
+    )
+
+
+def _daemon_view(daemon: Daemon) -> DaemonView:
+    seconds = time.monotonic() - daemon.since
+    return DaemonView(daemon.name, daemon.running, daemon.killed, seconds, daemon.starts)

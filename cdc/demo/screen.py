@@ -1,0 +1,190 @@
+"""What people see while it runs: a live table under the events on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+_PLAIN_EVERY_SECONDS = 2.0
+_FRAMES_PER_SECOND = 4
+
+
+@dataclass(frozen=True)
+class FollowerView:
+    """A follower at one moment; None: not looked at yet."""
+
+    name: str
+    rows_per_second: float
+    newest: int
+    lag_ms: float
+    pending_bytes: int | None
+    bank_total: int | None
+    snapshots: int
+    passed: bool
+
+
+@dataclass(frozen=True)
+class DaemonView:
+    """A daemon at one moment."""
+
+    name: str
+    running: bool
+    killed: bool
+    seconds: float
+    """Since it was started, or killed."""
+    starts: int
+
+
+@dataclass(frozen=True)
+class View:
+    """All at one moment."""
+
+    phase: str
+    leader: str
+    transactions: int
+    transactions_per_second: float
+    rows_per_second: float
+    followers: Sequence[FollowerView]
+    daemons: Sequence[DaemonView]
+
+
+class Screen(Protocol):
+    """Where events and the state go. `say` may be called by any thread."""
+
+    def say(self, text: str) -> None: ...
+
+    def show(self, view: View) -> None: ...
+
+    def close(self) -> None:
+        """Nothing moves any more; what was shown last stays."""
+        ...
+
+
+class PlainLines:
+    """A line an event, and every few seconds one with the state."""
+
+    def __init__(self, *, to_stderr: bool) -> None:
+        self._to_stderr = to_stderr
+        self._started = self._shown = time.monotonic()
+
+    def say(self, text: str) -> None:
+        click.echo(f"{time.monotonic() - self._started:6.1f} s  {text}", err=self._to_stderr)
+
+    def show(self, view: View) -> None:
+        if time.monotonic() - self._shown < _PLAIN_EVERY_SECONDS:
+            return
+        self._shown = time.monotonic()
+        parts = [f"{view.leader} {view.transactions_per_second:.0f} transactions/s, {view.rows_per_second:.0f} rows/s"]
+        parts += [_plain_follower(follower) for follower in view.followers]
+        parts += [f"{daemon.name} is dead" for daemon in view.daemons if not daemon.running]
+        self.say("   ".join(parts))
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def _plain_follower(follower: FollowerView) -> str:
+    if follower.bank_total is None:
+        return f"{follower.name} not there yet"
+    bank = f"bank {follower.bank_total} {'ok' if follower.passed else 'WRONG'}"
+    return f"{follower.name} lag {_milliseconds(follower.lag_ms)} {_bytes(follower.pending_bytes)}, {bank}"
+
+
+class LiveScreen:
+    """Events scroll by; below them the state is drawn anew a few times a second."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started = time.monotonic()
+        self._live = Live(console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True)
+        self._live.start()
+
+    def say(self, text: str) -> None:
+        seconds = time.monotonic() - self._started
+        self._console.print(f"[dim]{seconds:6.1f} s[/]  {escape(text)}", highlight=False)
+
+    def show(self, view: View) -> None:
+        self._live.update(Group(Text(), _headline(view), _nodes(view), _daemons(view)))
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def _headline(view: View) -> Text:
+    return Text.assemble(
+        (view.phase, "bold"),
+        f"   {view.leader} takes ",
+        (f"{view.transactions_per_second:.0f}", "bold cyan"),
+        " transactions/s, ",
+        (f"{view.rows_per_second:.0f}", "bold cyan"),
+        f" rows/s; {view.transactions} transactions so far",
+    )
+
+
+def _nodes(view: View) -> Table:
+    table = Table(header_style="bold", min_width=96)
+    table.add_column("follower")
+    for name in ("rows applied/s", "newest transaction", "lag", "lag in WAL", "bank's total", "snapshots"):
+        table.add_column(name, justify="right")
+    for follower in view.followers:
+        table.add_row(follower.name, *_cells(follower))
+    return table
+
+
+def _cells(follower: FollowerView) -> list[Text | str]:
+    if follower.bank_total is None:
+        return ["", "not there yet", "", "", "", ""]
+    slow = "red" if follower.lag_ms > 1000 else "yellow" if follower.lag_ms > 250 else "green"
+    verdict = Text(f"{follower.snapshots} ok", "green") if follower.passed else Text("WRONG", "bold red")
+    return [
+        f"{follower.rows_per_second:.0f}",
+        str(follower.newest),
+        Text(_milliseconds(follower.lag_ms), slow),
+        _bytes(follower.pending_bytes),
+        str(follower.bank_total),
+        verdict,
+    ]
+
+
+def _daemons(view: View) -> Text:
+    text = Text()
+    for daemon in view.daemons:
+        if daemon.running:
+            again = f", start {daemon.starts}" if daemon.starts > 1 else ""
+            text.append("● ", "green").append(f"{daemon.name} ").append(f"{daemon.seconds:.0f} s{again}   ", "dim")
+        else:
+            text.append("✗ ", "bold red").append(f"{daemon.name} ")
+            text.append(f"{'killed' if daemon.killed else 'ended'} {daemon.seconds:.1f} s ago   ", "red")
+    return text
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f} ms" if value < 10_000 else f"{value / 1000:.0f} s"
+
+
+def _bytes(size: int | None) -> str:
+    if size is None:
+        return "?"
+    for unit in ("B", "kB", "MB"):
+        if size < 10_000:
+            return f"{size} {unit}"
+        size //= 1024
+    return f"{size} GB"
+
+
+def open_screen(*, as_json: bool) -> Screen:
+    """The live one where somebody can see it; with --json stdout is the report's alone."""
+    console = Console()
+    if as_json or not sys.stdout.isatty() or console.is_dumb_terminal:
+        return PlainLines(to_stderr=as_json)
+    return LiveScreen(console)
