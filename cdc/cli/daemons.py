@@ -23,9 +23,9 @@ def capture_command(config_path: str | None, log_format: str, log_level: str) ->
     settings = load(config_path)
     configure_logging(log_format, log_level)
     structlog.contextvars.bind_contextvars(group=settings.group, node=settings.leader)
-    with stop_on_signals() as stop, wiring.capture_service(settings) as service:
+    with stop_on_signals() as stop:
         try:
-            service.run(stop)
+            wiring.capture_service(settings).run(stop)
         except CdcError as error:
             log.error("capture stopped", error=str(error), exit_code=error.exit_code)
             raise
@@ -42,9 +42,9 @@ def apply_command(config_path: str | None, follower: str, log_format: str, log_l
     dsn = settings.follower_dsn(follower)
     configure_logging(log_format, log_level)
     structlog.contextvars.bind_contextvars(group=settings.group, node=follower)
-    with stop_on_signals() as stop, wiring.apply_service(settings, follower, dsn, stop) as service:
+    with stop_on_signals() as stop:
         try:
-            service.run(stop)
+            wiring.apply_service(settings, follower, dsn, stop).run(stop)
         except CdcError as error:
             log.error("apply stopped", error=str(error), exit_code=error.exit_code)
             raise

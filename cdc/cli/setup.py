@@ -28,8 +28,8 @@ from cdc.services.bootstrap import Watcher, bootstrap
 @config_option
 def init_command(config_path: str | None) -> None:
     """Make publication, topic, slot and bookkeeping on the leader; what is there already is left alone."""
-    for step in wiring.initialize(load(config_path)):
-        click.echo(f"{'made' if step.done else 'there already':<14} {step.what}")
+    for step in wiring.initializer(load(config_path)).run():
+        click.echo(f"{'made' if step.made else 'there already':<14} {step.name}: {step.detail}")
 
 
 @click.command("bootstrap")

@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from cdc.config import Settings
 from cdc.errors import CdcError, LogError
 from cdc.services.apply import ApplyService
+from cdc.services.capture import CaptureService, CaptureSettings
+from cdc.services.initialize import Initializer, InitializeSettings
 from cdc.services.lag import Hop, LeaderProgress, follower_hop, log_hop
 from cdc.stop import StopToken
+from connectors.kafka.admin import LogAdmin, TopicSettings
 from connectors.kafka.consumer import LogReader
+from connectors.kafka.producer import LogProducer
 from connectors.kafka.settings import Settings as ClientSettings
 from connectors.kafka.settings import common_settings
 from connectors.postgres.connection import connect
 from connectors.postgres.initial_copy import PostgresInitialCopy
+from connectors.postgres.leader import Leader
 from connectors.postgres.progress import follower_progress, leader_progress
+from connectors.postgres.replication import ReplicationStream
 from connectors.postgres.target import PostgresTarget
 
 
@@ -35,11 +41,53 @@ def log_reader(settings: Settings, role: str) -> Iterator[LogReader]:
         reader.close()
 
 
-@contextmanager
-def apply_service(settings: Settings, follower: str, dsn: str, stop: StopToken) -> Iterator[ApplyService]:
+def initializer(settings: Settings) -> Initializer:
+    """What `cdc init` runs."""
+    client = _client(settings, "init")
+    dsn, node = settings.leader_dsn(), settings.leader
+    return Initializer(
+        InitializeSettings(settings.group, node, settings.topic, settings.slot, settings.capture.tables),
+        lambda: Leader(dsn, "cdc init", node),
+        _topic(settings, client),
+        lambda: LogReader(client, settings.topic),
+        lambda max_message_bytes: LogProducer(client, settings.topic, max_message_bytes),
+    )
+
+
+def capture_service(settings: Settings) -> CaptureService:
+    """What `cdc capture` runs."""
+    client = _client(settings, "capture")
+    dsn, node = settings.leader_dsn(), settings.leader
+    return CaptureService(
+        CaptureSettings(
+            settings.group,
+            node,
+            settings.topic,
+            settings.slot,
+            settings.capture.heartbeat_seconds,
+            settings.capture.max_in_flight_bytes,
+        ),
+        lambda: Leader(dsn, "cdc capture", node),
+        lambda: ReplicationStream(dsn, "cdc capture", node),
+        _topic(settings, client),
+        lambda: LogReader(client, settings.topic),
+        lambda max_message_bytes: LogProducer(client, settings.topic, max_message_bytes),
+    )
+
+
+def apply_service(settings: Settings, follower: str, dsn: str, stop: StopToken) -> ApplyService:
+    """What `cdc apply` runs."""
     target = PostgresTarget(dsn, follower, settings.topic, stop.wait)
     client = _client(settings, f"apply-{follower}")
-    yield ApplyService(lambda: LogReader(client, settings.topic), target)
+    return ApplyService(lambda: LogReader(client, settings.topic), target)
+
+
+def _topic(settings: Settings, client: ClientSettings) -> LogAdmin:
+    kafka = settings.kafka
+    made = TopicSettings(
+        kafka.replication_factor, kafka.min_insync_replicas, kafka.retention_hours * 3_600_000, kafka.max_record_bytes
+    )
+    return LogAdmin(client, settings.topic, made)
 
 
 @contextmanager

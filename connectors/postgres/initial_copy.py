@@ -90,7 +90,7 @@ class PostgresInitialCopy:
             return self._claim(self._follower)
 
     def _check_publication(self, leader: psycopg.Connection) -> None:
-        if not leader.execute("SELECT FROM pg_publication WHERE pubname = %s", (self._publication,)).fetchone():
+        if not leader.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", (self._publication,)).fetchone():
             raise CheckError(f"publication {self._publication} does not exist", "run: cdc init", self._leader_name)
 
     def _claim(self, follower: psycopg.Connection) -> bool:
