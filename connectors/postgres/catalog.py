@@ -15,12 +15,14 @@ class TableFacts:
 
     `primary_key` is empty when there is none that is checked at once: a deferrable key can be held by two
     rows inside a statement, so it does not find a row. `unique_indexes` counts all unique and exclusion indexes but
-    the one on the key, as lists of columns. `firing_triggers` fire even for the applier.
+    the one on the key, as lists of columns. `firing_triggers` fire even for the applier. `always` are identity
+    columns that no UPDATE may set (GENERATED ALWAYS AS IDENTITY).
     """
 
     partitioned: bool
     columns: dict[str, str]
     generated: frozenset[str]
+    always: frozenset[str]
     primary_key: tuple[str, ...]
     unique_keys: tuple[tuple[str, ...], ...]
     other_unique_indexes: int
@@ -28,7 +30,7 @@ class TableFacts:
 
 
 _COLUMNS = """
-SELECT attname, format_type(atttypid, atttypmod), attgenerated <> ''
+SELECT attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a'
 FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 _INDEXES = """
@@ -59,8 +61,9 @@ def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | 
     usable = [(primary, tuple(names)) for primary, usable, names in indexes if usable and names]
     return TableFacts(
         partitioned=partitioned,
-        columns={name: type_name for name, type_name, generated in columns if not generated},
-        generated=frozenset(name for name, _, generated in columns if generated),
+        columns={name: type_name for name, type_name, generated, _ in columns if not generated},
+        generated=frozenset(name for name, _, generated, _ in columns if generated),
+        always=frozenset(name for name, _, _, always in columns if always),
         primary_key=next((names for primary, names in usable if primary), ()),
         unique_keys=tuple(names for _, names in usable),
         other_unique_indexes=max(0, len(indexes) - 1),

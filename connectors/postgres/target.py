@@ -368,7 +368,7 @@ class _Stage:
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         key = table.plan.key
         match = sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in key)
-        assigned = [name for name in names if name not in key] or list(key)
+        assigned = [name for name in names if name not in key] or [name for name in key if name not in table.always]
         values = sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(name)) for name in assigned)
         parts = {"stage": stage, "columns": columns, "table": table.only, "match": match, "values": values}
         self.create = sql.SQL(
@@ -377,7 +377,10 @@ class _Stage:
         ).format(**parts)
         self.empty = sql.SQL("TRUNCATE {stage}").format(**parts)
         self.copy_into = sql.SQL("COPY {stage} ({columns}) FROM STDIN").format(**parts)
-        self.update = sql.SQL("UPDATE {table} AS t SET {values} FROM {stage} AS s WHERE {match}").format(**parts)
+        update = "UPDATE {table} AS t SET {values} FROM {stage} AS s WHERE {match}"
+        if not assigned:  # nothing but the key is known: all that is left is to see that the rows are there
+            update = "SELECT FROM {table} AS t JOIN {stage} AS s ON {match}"
+        self.update = sql.SQL(update).format(**parts)
         self.delete = sql.SQL("DELETE FROM {table} AS t USING {stage} AS s WHERE {match}").format(**parts)
 
 
@@ -390,6 +393,7 @@ class _Table:
         if not key and facts.primary_key and set(facts.primary_key) <= set(columns):
             key = facts.primary_key if schema.identity.value == "f" else ()
         self._facts = facts
+        self.always = facts.always
         self.only = _only(schema.table, facts)
         self._only_escaped = _only(TableId(*(part.replace("%", "%%") for part in schema.table)), facts)
         has_index = any(set(names) == set(key) for names in facts.unique_keys)
@@ -397,7 +401,7 @@ class _Table:
             schema=schema,
             columns=columns,
             key=key,
-            collapsible=bool(key) and has_index and set(facts.columns) == set(columns),
+            collapsible=bool(key) and has_index and set(facts.columns) == set(columns) and facts.always <= set(key),
             moves_values=facts.other_unique_indexes > 0,
             one_by_one=bool(facts.firing_triggers),
         )
@@ -423,9 +427,14 @@ class _Table:
             return self._statement("d", ()), self._old(before)
         if after is None:
             raise ValueError("a change without its row")
-        names = tuple(name for name in self.plan.columns if name in after)
+        settled = self.always.intersection(self.plan.key) if before is None else frozenset()
+        names = tuple(name for name in self.plan.columns if name in after and name not in settled)
         old = before if before is not None else after
-        return self._statement("u", names), [after[name] for name in names] + self._old(old)
+        values = [after[name] for name in names]
+        if not self.always.isdisjoint(names):
+            own = [after[name] for name in self._facts.columns if name in names]
+            return self._statement("x", names), self._old(old) + own
+        return self._statement("u", names), values + self._old(old)
 
     def _old(self, row: Row) -> list[str | None]:
         return [row[name] for name in self.plan.key or self.plan.columns]
@@ -445,8 +454,27 @@ class _Table:
             )
         if op == "d":
             return sql.SQL("DELETE FROM {} WHERE {}").format(self._only_escaped, self._find())
+        if op == "x":
+            return self._compose_exchange(names)
+        if not names:  # nothing but the key is known: all that is left is to see that the row is there
+            return sql.SQL("SELECT FROM {} WHERE {}").format(self._only_escaped, self._find())
         assigned = sql.SQL(", ").join(sql.SQL("{} = %s").format(_escaped(name)) for name in names)
         return sql.SQL("UPDATE {} SET {} WHERE {}").format(self._only_escaped, assigned, self._find())
+
+    def _compose_exchange(self, names: tuple[str, ...]) -> sql.Composed:
+        """An UPDATE of a column that none may set (the leader did SET c = DEFAULT): only an INSERT may."""
+        columns = tuple(self._facts.columns)
+        cells = [sql.Placeholder() if name in names else _escaped("gone", name) for name in columns]
+        return sql.SQL(
+            "WITH gone AS (DELETE FROM {} WHERE {} RETURNING *) "
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone"
+        ).format(
+            self._only_escaped,
+            self._find(),
+            _escaped(*self.plan.schema.table),
+            sql.SQL(", ").join(map(_escaped, columns)),
+            sql.SQL(", ").join(cells),
+        )
 
     def _find(self) -> sql.Composable:
         if self.plan.key:
