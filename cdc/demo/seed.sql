@@ -2,7 +2,7 @@
 INSERT INTO customers (email, name, address, interests)
 SELECT 'customer' || n || '@example.com', 'Customer ' || n,
        jsonb_build_object('city', (ARRAY['Köln', 'Zürich', '東京', 'São Paulo'])[1 + n % 4], 'zip', 10000 + n),
-       ARRAY['shoes', 'books, used', 'a "quoted" one', NULL][1:1 + n % 4]
+       (ARRAY['shoes', 'books, used', 'a "quoted" one', NULL])[1:1 + n % 4]
 FROM generate_series(1, 2000) AS n;
 
 INSERT INTO products (id, name, price, stock, tags, attributes, picture, description)
@@ -10,7 +10,7 @@ SELECT n, 'Product ' || n, (random() * 500)::numeric(10, 2), 100000, ARRAY['new'
        jsonb_build_object('weight', random() * 10, 'exact', 0.1234567890123456789012345678901234567890, 'nested',
                           jsonb_build_array(n, NULL, 'back\slash', E'line\nbreak')),
        CASE WHEN n % 3 > 0 THEN decode(md5(n::text), 'hex') END,
-       (SELECT string_agg(md5(random()::text || n), ' ') FROM generate_series(1, 180))
+       (SELECT string_agg(md5(n || '/' || part), ' ') FROM generate_series(1, 180) AS part)
 FROM generate_series(1, 500) AS n;
 
 INSERT INTO featured SELECT n, n FROM generate_series(1, 20) AS n;
@@ -32,7 +32,7 @@ SELECT 1 + n % 500, n, 1 + n % 5, CASE WHEN n % 4 > 0 THEN repeat('good value ',
 FROM generate_series(1, 1000) AS n;
 
 INSERT INTO coupons
-SELECT 'WELCOME-' || n, 0.5 * n, (SELECT string_agg(md5(random()::text || n), '') FROM generate_series(1, 100))
+SELECT 'WELCOME-' || n, 0.5 * n, (SELECT string_agg(md5(n || ':' || part), '') FROM generate_series(1, 100) AS part)
 FROM generate_series(1, 50) AS n;
 
 INSERT INTO bank_branches SELECT n, 100 * 1000 FROM generate_series(1, 10) AS n;
