@@ -158,8 +158,6 @@ class LeaderSetup(LeaderDatabase, Protocol):
 class LogWriter(Protocol):
     """Publishes records in order; see connectors/kafka/producer.py."""
 
-    max_record_bytes: int
-
     @property
     def bytes_in_flight(self) -> int: ...
 

@@ -16,17 +16,19 @@ from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
 from cdc.protocol.frames import XLOG_DATA, XLOG_HEADER_SIZE, PrimaryKeepalive, xlog_start
 from cdc.protocol.lsn import Lsn
 from cdc.protocol.pgoutput import (
+    BEGIN,
+    COMMIT,
     DELETE,
     INSERT,
     UPDATE,
-    Begin,
-    Commit,
     LogicalMessage,
     Relation,
     Row,
     Truncate,
     TypeName,
     decode,
+    decode_begin,
+    decode_commit,
     decode_delete,
     decode_insert,
     decode_update,
@@ -112,13 +114,14 @@ class Assembler:
         self._now_us = now_us
         self._relations: dict[int, _Relation] = {}
         self._held: list[Record] = []
-        self._open: Begin | None = None
+        self._open_lsn = 0
         self._skipping = False
         self._seq = 0
         self._known_seq = 0
-        self._prev = resume.commit_lsn
-        self._complete_lsn = resume.end_lsn
-        self.received_lsn = resume.end_lsn
+        self._prev = int(resume.commit_lsn)
+        self._complete_lsn = int(resume.end_lsn)
+        self._read_at_us = now_us()
+        self.received_lsn = int(resume.end_lsn)
         """Everything before it was received; not a reason to confirm anything."""
         self.reply_requested = False
         """Set by a keepalive that asks for a status; the caller clears it."""
@@ -126,7 +129,7 @@ class Assembler:
         """Transactions that were completed and not skipped."""
 
     @property
-    def complete_lsn(self) -> Lsn:
+    def complete_lsn(self) -> int:
         """End LSN of the newest transaction whose records were all handed out; what the slot may confirm
         once they are durable."""
         return self._complete_lsn
@@ -134,13 +137,14 @@ class Assembler:
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction has begun that is not complete."""
-        return self._open is not None
+        return self._open_lsn != 0
 
     def feed(self, frames: Sequence[bytes]) -> list[Record]:
         """The records that are ready after these frames, in log order."""
         records, self._held = self._held, []
         append = records.append
         relations = self._relations
+        self._read_at_us = self._now_us()
         seq = self._seq
         for frame in frames:
             if frame[0] != XLOG_DATA:
@@ -166,31 +170,34 @@ class Assembler:
                 else:
                     old_kind, row = decode_delete(frame, XLOG_HEADER_SIZE, names)
                     append(relation.encoder.delete(old_kind, row, lsn, seq))
+            elif kind == BEGIN:
+                self._begin(frame)
+                seq = 0
+            elif kind == COMMIT:
+                self._seq = seq
+                self._commit(frame, records)
+                seq = 0
             else:
                 self._seq = seq
-                self._other(kind, frame, records)
+                self._other(frame, records)
                 seq = self._seq
         self._seq = seq
-        if self._open is not None and seq > self._known_seq and records:
+        if self._open_lsn and seq > self._known_seq and records:
             self._held.append(records.pop())
         return records
 
     def mark(self) -> Record:
         """A record that lets the slot advance to `received_lsn`, over what published nothing."""
-        if self._open is not None or self.received_lsn <= self._complete_lsn:
+        if self._open_lsn or self.received_lsn <= self._complete_lsn:
             raise AssertionError("nothing to mark")
-        commit_lsn, now_us = Lsn(self.received_lsn - 1), self._now_us()
+        commit_lsn, now_us = self.received_lsn - 1, self._now_us()
         self._encoder.begin(0, commit_lsn, self._prev, now_us, now_us)
         self._advance(commit_lsn, self.received_lsn)
         return self._finished(self._encoder.mark(1), self._complete_lsn)
 
-    def _other(self, kind: int, frame: bytes, records: list[Record]) -> None:
+    def _other(self, frame: bytes, records: list[Record]) -> None:
         message = decode(frame, XLOG_HEADER_SIZE)
         match message:
-            case Begin():
-                self._begin(message)
-            case Commit():
-                self._commit(message, records)
             case Relation():
                 self._relation(message)
             case TypeName():
@@ -202,45 +209,50 @@ class Assembler:
             case _:
                 pass  # Origin: the log does not say where a change was born. StreamAbort: nothing streams.
 
-    def _begin(self, begin: Begin) -> None:
-        if self._open is not None:
+    def _begin(self, frame: bytes) -> None:
+        if self._open_lsn:
             raise ProtocolError("a transaction begins inside another one")
-        self._open = begin
-        self._seq = 0
-        self._skipping = begin.commit_lsn <= self._resume.commit_lsn
-        if not self._skipping:
-            known = begin.commit_lsn == self._resume.partial_commit_lsn
-            self._known_seq = self._resume.partial_seq if known else 0
-            self._encoder.begin(begin.xid, begin.commit_lsn, self._prev, begin.committed_at_us, self._now_us())
+        commit_lsn, committed_at_us, xid = decode_begin(frame, XLOG_HEADER_SIZE)
+        self._open_lsn = commit_lsn
+        resume = self._resume
+        if commit_lsn <= resume.commit_lsn:
+            self._skipping = True
+            return
+        self._known_seq = resume.partial_seq if commit_lsn == resume.partial_commit_lsn else 0
+        self._encoder.begin(xid, commit_lsn, self._prev, committed_at_us, self._read_at_us)
 
-    def _commit(self, commit: Commit, records: list[Record]) -> None:
-        if self._open is None or commit.commit_lsn != self._open.commit_lsn:
+    def _commit(self, frame: bytes, records: list[Record]) -> None:
+        commit_lsn, end_lsn, _ = decode_commit(frame, XLOG_HEADER_SIZE)
+        if commit_lsn != self._open_lsn:
             raise ProtocolError("a commit that does not belong to the open transaction")
-        if not self._skipping and self._seq:
+        if self._seq:
             if self._seq <= self._known_seq:
-                raise LogError(
-                    f"the log holds {self._known_seq} events of transaction {commit.commit_lsn}, the leader has "
-                    f"{self._seq}",
-                    "the log does not belong to this leader: start a new group and bootstrap the followers",
-                )
-            records[-1] = self._finished(records[-1], commit.end_lsn)
-            self._advance(commit.commit_lsn, commit.end_lsn)
-        self._open, self._skipping, self._seq, self._known_seq = None, False, 0, 0
-        self._receive(commit.end_lsn)
+                raise self._too_many(commit_lsn)
+            records[-1] = self._finished(records[-1], end_lsn)
+            self._advance(commit_lsn, end_lsn)
+        self._open_lsn, self._skipping, self._seq, self._known_seq = 0, False, 0, 0
+        if end_lsn > self.received_lsn:
+            self.received_lsn = end_lsn
 
-    def _advance(self, commit_lsn: Lsn, end_lsn: Lsn) -> None:
+    def _too_many(self, commit_lsn: int) -> LogError:
+        return LogError(
+            f"the log holds {self._known_seq} events of transaction {Lsn(commit_lsn)}, the leader has {self._seq}",
+            "the log does not belong to this leader: start a new group and bootstrap the followers",
+        )
+
+    def _advance(self, commit_lsn: int, end_lsn: int) -> None:
         if commit_lsn <= self._prev or end_lsn <= self._complete_lsn:
-            raise ProtocolError(f"transaction {commit_lsn} follows {self._prev}: not in commit order")
+            raise ProtocolError(f"transaction {Lsn(commit_lsn)} follows {Lsn(self._prev)}: not in commit order")
         self._prev, self._complete_lsn = commit_lsn, end_lsn
         self.transactions += 1
 
-    def _receive(self, lsn: Lsn) -> None:
+    def _receive(self, lsn: int) -> None:
         if lsn > self.received_lsn:
             self.received_lsn = lsn
 
     def _keepalive(self, frame: bytes) -> None:
         keepalive = PrimaryKeepalive.decode(frame)
-        if self._open is None:
+        if not self._open_lsn:
             self._receive(keepalive.end_lsn)
         self.reply_requested |= keepalive.reply_requested
 
@@ -261,7 +273,7 @@ class Assembler:
         relation = self._relations.get(oid)
         if relation is None:
             raise ProtocolError(f"relation {oid} was not announced before its change")
-        if self._open is None:
+        if not self._open_lsn:
             raise ProtocolError("a change outside of a transaction")
         if not relation.described:
             records.append(self._encoder.schema(relation.schema))
@@ -286,7 +298,7 @@ class Assembler:
     def _message(self, message: LogicalMessage, records: list[Record]) -> None:
         if not message.transactional:
             self._message_of_its_own(message, records)
-        elif self._open is None:
+        elif not self._open_lsn:
             raise ProtocolError("a transactional message outside of a transaction")
         elif not self._skipping:
             self._seq += 1
@@ -298,12 +310,11 @@ class Assembler:
 
     def _message_of_its_own(self, message: LogicalMessage, records: list[Record]) -> None:
         """Named by the last byte of its WAL record: `lsn` is the one after it, where a commit may start."""
-        if self._open is not None:
+        if self._open_lsn:
             raise ProtocolError("a message of its own inside a transaction")
-        commit_lsn = Lsn(message.lsn - 1)
+        commit_lsn = message.lsn - 1
         if commit_lsn > self._resume.commit_lsn:
-            now_us = self._now_us()
-            self._encoder.begin(0, commit_lsn, self._prev, now_us, now_us)
+            self._encoder.begin(0, commit_lsn, self._prev, self._read_at_us, self._read_at_us)
             record = self._encoder.message(message.prefix, message.content, message.lsn, 1)
             self._advance(commit_lsn, message.lsn)
             records.append(self._finished(record, message.lsn))

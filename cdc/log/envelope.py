@@ -21,6 +21,8 @@ Record = tuple[bytes | None, bytes]
 
 _dumps = orjson.dumps
 
+_TIMES = b',"ts_ms":%d,"ts_us":%d,"txId":%b},"ts_ms":%d,"transaction":{"id":"%d:%d","total_order":'
+_CHAIN = b',"cdc":{"epoch":%d,"commit_lsn":%d,"prev":%d,"seq":'
 _INSERT = b'%b%d%b%d},"before":null,"after":%b%b%d%b'
 _UPDATE = b'%b%d%b%d},"before":%b,"after":%b%b%d%b'
 _DELETE = b'%b%d%b%d},"before":%b,"after":null%b%d%b'
@@ -37,7 +39,17 @@ def finished(record: Record, end_lsn: int) -> Record:
 class Envelope:
     """Encodes the events of one session of capture. Holds the transaction that is open, one at a time."""
 
-    __slots__ = ("_commit_lsn", "_epoch", "_prev", "_source", "_times", "_transaction_id", "_xid", "chain", "times")
+    __slots__ = (
+        "_commit_lsn",
+        "_committed_at_us",
+        "_epoch",
+        "_now_ms",
+        "_prev",
+        "_source",
+        "_xid",
+        "chain",
+        "times",
+    )
 
     def __init__(self, group: str, database: str, version: str, epoch: int) -> None:
         self._source = {
@@ -52,11 +64,9 @@ class Envelope:
 
     def begin(self, xid: int, commit_lsn: int, prev: int, committed_at_us: int, now_us: int) -> None:
         """What follows belongs to this transaction. `xid` is 0 where there is none."""
-        commit_lsn, prev = int(commit_lsn), int(prev)
-        self._xid, self._commit_lsn, self._prev = xid or None, commit_lsn, prev
-        self._transaction_id = f"{xid}:{commit_lsn}"
-        self._times = (committed_at_us, now_us // 1000)
-        self.times = b',"ts_ms":%d,"ts_us":%d,"txId":%b},"ts_ms":%d,"transaction":{"id":"%d:%d","total_order":' % (
+        self._xid, self._commit_lsn, self._prev = xid, commit_lsn, prev
+        self._committed_at_us, self._now_ms = committed_at_us, now_us // 1000
+        self.times = _TIMES % (
             committed_at_us // 1000,
             committed_at_us,
             b"%d" % xid if xid else b"null",
@@ -64,7 +74,7 @@ class Envelope:
             xid,
             commit_lsn,
         )
-        self.chain = b',"cdc":{"epoch":%d,"commit_lsn":%d,"prev":%d,"seq":' % (self._epoch, commit_lsn, prev)
+        self.chain = _CHAIN % (self._epoch, commit_lsn, prev)
 
     def table(self, schema: TableSchema) -> TableEncoder:
         """The encoder for changes of `schema`; stays valid over transactions."""
@@ -100,14 +110,15 @@ class Envelope:
         return {"epoch": self._epoch, "commit_lsn": self._commit_lsn, "prev": self._prev, "seq": seq}
 
     def _message(self, prefix: str, content: str, lsn: int, cdc: dict[str, Any], seq: int | None) -> bytes:
-        committed_at_us, now_ms = self._times
-        times = {"lsn": int(lsn), "ts_ms": committed_at_us // 1000, "ts_us": committed_at_us, "txId": self._xid}
+        committed_at_us = self._committed_at_us
+        times = {"lsn": int(lsn), "ts_ms": committed_at_us // 1000, "ts_us": committed_at_us, "txId": self._xid or None}
+        transaction = {"id": f"{self._xid}:{self._commit_lsn}", "total_order": seq} if seq else None
         return _dumps(
             {
                 "op": "m",
                 "source": {**self._source, "schema": "", "table": "", **times},
-                "ts_ms": now_ms,
-                "transaction": {"id": self._transaction_id, "total_order": seq} if seq else None,
+                "ts_ms": self._now_ms,
+                "transaction": transaction,
                 "message": {"prefix": prefix, "content": content},
                 "cdc": cdc,
             }
@@ -150,8 +161,9 @@ class TableEncoder:
 
     def insert(self, row: Row, lsn: int, seq: int) -> Record:
         txn = self._envelope
+        name = self._key_name
         return (
-            self._key(row),
+            b"%b%b}}" % (self._key_head, _dumps(row[name])) if name is not None else self._key(row),
             _INSERT % (self._insert_head, lsn, txn.times, seq, _dumps(row), txn.chain, seq, self._tail),
         )
 

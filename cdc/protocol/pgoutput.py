@@ -1,8 +1,8 @@
 """pgoutput, protocol version 1 with logical messages: bytes to values (manual, 54.9).
 
-HOT PATH: the three functions for rows run once a change. A row becomes a plain dict of column names
-and texts, because that is what the encoder needs, and filling it while reading costs nothing extra. A column
-whose TOASTed value was not sent is absent from it; NULL is None.
+HOT PATH: the functions for rows run once a change, those for begin and commit once a transaction. A row
+becomes a plain dict of column names and texts, because that is what the encoder needs, and filling it while
+reading costs nothing extra. A column whose TOASTed value was not sent is absent from it; NULL is None.
 
 Every function takes the frame that holds the message and the position `at` which it begins. Whatever is
 malformed or cut raises ProtocolError, which names the message and never quotes a value.
@@ -48,24 +48,8 @@ _uint32 = Struct(">I").unpack_from
 _uint64 = Struct(">Q").unpack_from
 _int32 = Struct(">i").unpack_from
 _row_head = Struct(">xQ16xxI").unpack_from
-_begin = Struct(">QqI")
-_commit = Struct(">BQQq")
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """`commit_lsn` is where the commit record starts: the transaction's name."""
-
-    commit_lsn: Lsn
-    committed_at_us: int
-    xid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    commit_lsn: Lsn
-    end_lsn: Lsn
-    committed_at_us: int
+_begin = Struct(">BQqI").unpack
+_commit = Struct(">BBQQq").unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +108,12 @@ class StreamAbort:
     """PostgreSQL 18 may send it although nothing is streamed to us; it says nothing then."""
 
 
-Message = Begin | Commit | Origin | Relation | TypeName | Truncate | LogicalMessage | StreamAbort
-"""Everything but rows."""
+Message = Origin | Relation | TypeName | Truncate | LogicalMessage | StreamAbort
+"""Everything but rows and what frames a transaction."""
 
 
 def decode(frame: bytes, at: int) -> Message:
-    """Any message that is not a row."""
+    """Any message that is neither a row nor the begin or commit of a transaction."""
     try:
         kind = frame[at]
     except IndexError:
@@ -150,6 +134,25 @@ def row_head(frame: bytes) -> tuple[int, int]:
     except StructError:
         raise _malformed(frame, XLOG_HEADER_SIZE, "no relation") from None
     return lsn, oid
+
+
+def decode_begin(frame: bytes, at: int) -> tuple[int, int, int]:
+    """(commit LSN, commit time in microseconds since 1970, xid). The commit LSN is where the commit record
+    starts: the transaction's name."""
+    try:
+        _, commit_lsn, committed_at, xid = _begin(frame[at:])
+    except StructError:
+        raise _malformed(frame, at, "wrong length") from None
+    return commit_lsn, committed_at + PG_EPOCH_US, xid
+
+
+def decode_commit(frame: bytes, at: int) -> tuple[int, int, int]:
+    """(commit LSN, end LSN, commit time in microseconds since 1970)."""
+    try:
+        _, _, commit_lsn, end_lsn, committed_at = _commit(frame[at:])
+    except StructError:
+        raise _malformed(frame, at, "wrong length") from None
+    return commit_lsn, end_lsn, committed_at + PG_EPOCH_US
 
 
 def decode_insert(frame: bytes, at: int, names: tuple[str, ...]) -> Row:
@@ -222,16 +225,6 @@ def _read_row(frame: bytes, start: int, names: tuple[str, ...], at: int) -> tupl
     return row, pos
 
 
-def _read_begin(frame: bytes, at: int) -> Begin:
-    commit_lsn, committed_at, xid = _begin.unpack(frame[at:])
-    return Begin(Lsn(commit_lsn), committed_at + PG_EPOCH_US, xid)
-
-
-def _read_commit(frame: bytes, at: int) -> Commit:
-    _flags, commit_lsn, end_lsn, committed_at = _commit.unpack(frame[at:])
-    return Commit(Lsn(commit_lsn), Lsn(end_lsn), committed_at + PG_EPOCH_US)
-
-
 def _read_origin(frame: bytes, at: int) -> Origin:
     name, _ = _read_text(frame, at + 8)
     return Origin(Lsn(_uint64(frame, at)[0]), name)
@@ -300,8 +293,6 @@ def _malformed(frame: bytes, at: int, reason: str) -> ProtocolError:
 
 
 _READERS: dict[int, Callable[[bytes, int], Message]] = {
-    BEGIN: _read_begin,
-    COMMIT: _read_commit,
     ORIGIN: _read_origin,
     RELATION: _read_relation,
     TYPE: _read_type,

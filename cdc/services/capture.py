@@ -31,8 +31,8 @@ from cdc.capture_ports import (
 from cdc.errors import CdcError, FencedError, RetryableError
 from cdc.events.assembler import Assembler, Resume
 from cdc.log.envelope import Envelope, finished
-from cdc.log.parts import split_record
 from cdc.log.tail import LogTail
+from cdc.protocol.lsn import Lsn
 from cdc.retry import run_with_retries
 from cdc.services.heartbeat import Heartbeat
 from cdc.services.resume import Place, check_identity, check_slot, check_tail, check_topic
@@ -228,9 +228,6 @@ class CaptureSession:
             failpoints.hit(failpoints.CAPTURE_MID_TRANSACTION)
 
     def _publish(self, records: Sequence[Record]) -> None:
-        limit = self._writer.max_record_bytes
-        if max(len(value) for _, value in records) > limit // 2:
-            records = [part for record in records for part in split_record(record, limit)]
         self._writer.publish(records, self._assembler.complete_lsn)
         failpoints.hit(failpoints.CAPTURE_PRODUCED)
 
@@ -270,7 +267,7 @@ class CaptureSession:
             log.warning("records are not acknowledged in time, they will be published again", seconds=_FLUSH_SECONDS)
         self._confirm()
         self._tell()
-        log.info("capture stopped", slot=self._settings.slot, lsn=str(self._confirmed_lsn))
+        log.info("capture stopped", slot=self._settings.slot, lsn=str(Lsn(self._confirmed_lsn)))
 
 
 def _every(seconds: float, call: Callable[[], None]) -> Callable[[], None]:

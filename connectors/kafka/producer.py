@@ -17,7 +17,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from cdc.errors import CdcError, LogError, RetryableError
+from cdc.errors import CdcError, RetryableError
+from cdc.log.parts import split_record
 from connectors.kafka.errors import translate
 from connectors.kafka.settings import producer_settings
 
@@ -27,16 +28,14 @@ _RECORD_OVERHEAD = 128
 
 
 class LogProducer:
-    """Publishes records of one log. Not safe for use by several threads.
-
-    `max_record_bytes` is the largest key plus value that `publish` takes.
-    """
+    """Publishes records of one log. Not safe for use by several threads."""
 
     def __init__(self, settings: Mapping[str, str | int | float | bool], topic: str, max_message_bytes: int) -> None:
         """`settings` from `common_settings`; `max_message_bytes` is the topic's max.message.bytes."""
         self._topic = topic
         self._where = f"topic {topic}"
-        self.max_record_bytes = max_message_bytes - _RECORD_OVERHEAD
+        self._max_record_bytes = max_message_bytes - _RECORD_OVERHEAD
+        self._split_above = self._max_record_bytes // 2
         self._batches: deque[tuple[int, int, int]] = deque()
         self._offset: int | None = None
         self._delivered = 0
@@ -49,7 +48,7 @@ class LogProducer:
 
     @property
     def bytes_in_flight(self) -> int:
-        """Bytes of keys and values that were published and are not known to be durable."""
+        """Bytes of values that were published and are not known to be durable."""
         return self._in_flight
 
     @property
@@ -60,13 +59,17 @@ class LogProducer:
     def publish(self, records: Sequence[tuple[bytes | None, bytes]], progress: int) -> None:
         """Hand over `records` (key, value), in order; never blocks. `progress` must not decrease.
 
-        Raises LogError when a record is too large, before anything of the batch is handed over, and what
-        `poll` raises.
+        A record too large for the broker leaves as parts. Raises LogError when even a part would be too large,
+        before anything of the batch is handed over, and what `poll` raises.
         """
         if not records:
             return
         self.poll(0)
-        size = self._measure(records)
+        sizes = [len(value) for _, value in records]
+        if max(sizes) > self._split_above:
+            records = [part for record in records for part in split_record(record, self._max_record_bytes)]
+            sizes = [len(value) for _, value in records]
+        size = sum(sizes)
         batch: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in records]
         batch[-1]["callback"] = self._on_delivery
         self._batches.append((len(batch), size, progress))
@@ -99,18 +102,6 @@ class LogProducer:
         """Drop what is not delivered yet, and end. Does not wait for the brokers."""
         self._producer.purge(in_queue=True, in_flight=True)
         self._producer.close()
-
-    def _measure(self, records: Sequence[tuple[bytes | None, bytes]]) -> int:
-        total = 0
-        limit = self.max_record_bytes
-        for key, value in records:
-            size = len(value) + len(key) if key else len(value)
-            if size > limit:
-                raise LogError(
-                    f"a record of {size} bytes is too large", "raise max.message.bytes of the topic", self._where
-                )
-            total += size
-        return total
 
     def _refused(self, batch: list[dict[str, Any]]) -> None:
         """Records that were taken after a refused one would make a gap: nothing may leave any more."""
