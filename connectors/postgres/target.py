@@ -7,9 +7,7 @@ session, because a batch must probe the index and never scan the table.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -29,6 +27,7 @@ from connectors.postgres.connection import connect, translated
 from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
 from connectors.postgres.progress import follower_progress, timestamp
+from connectors.postgres.table_statements import Stage, TableStatements, cells_of, column_ddl, only, qualified
 
 _SESSION = """
 SET session_replication_role = replica;
@@ -54,7 +53,7 @@ class PostgresTarget:
         self._wait = wait
         self._connection: psycopg.Connection | None = None
         self._position: Position | None = None
-        self._tables: dict[str, _Table] = {}
+        self._tables: dict[str, TableStatements] = {}
         self._stages: set[str] = set()
         self._staged: set[str] = set()
 
@@ -144,14 +143,14 @@ class PostgresTarget:
     def plan(self, schema: TableSchema) -> TablePlan:
         with translated(self._node):
             facts = table_facts(self._conn, schema.table)
-        table = _Table(schema, self._check(schema, facts))
+        table = TableStatements(schema, self._check(schema, facts))
         self._tables[schema.fingerprint] = table
         return table.plan
 
     def _check(self, schema: TableSchema, facts: TableFacts | None) -> TableFacts:
-        quoted = _qualified(schema.table).as_string(None)
+        quoted = qualified(schema.table).as_string(None)
         if facts is None:
-            columns = ", ".join(_column_ddl(schema, column.name) for column in schema.columns)
+            columns = ", ".join(column_ddl(schema, column.name) for column in schema.columns)
             raise DivergenceError(
                 f"table {schema.table} does not exist here",
                 f"create it as it is on the leader, then start again: CREATE TABLE {quoted} ({columns})",
@@ -159,7 +158,7 @@ class PostgresTarget:
             )
         missing = [c.name for c in schema.columns if c.name not in facts.columns and c.name not in facts.generated]
         if missing:
-            clauses = ", ".join(f"ADD COLUMN {_column_ddl(schema, name)}" for name in missing)
+            clauses = ", ".join(f"ADD COLUMN {column_ddl(schema, name)}" for name in missing)
             raise DivergenceError(
                 f"table {schema.table} has no column {', '.join(missing)}",
                 f"run here, then start again: ALTER TABLE {quoted} {clauses}",
@@ -239,7 +238,7 @@ class PostgresTarget:
             raise DivergenceError(
                 f"table {table} does not exist here", "create it as it is on the leader, then start again", self._node
             )
-        return _only(table, facts)
+        return only(table, facts)
 
     def apply_net(self, plan: TablePlan, effect: NetEffect) -> bool:
         table = self._tables[plan.schema.fingerprint]
@@ -254,17 +253,17 @@ class PostgresTarget:
         except psycopg.Error as error:
             raise translate(error, self._node) from error
 
-    def _insert(self, table: _Table, rows: list[Row]) -> bool:
+    def _insert(self, table: TableStatements, rows: list[Row]) -> bool:
         if rows:
             self._copy(table.copy_into, map(table.cells, rows))
         return True
 
-    def _update(self, table: _Table, names: tuple[str, ...], rows: list[Row]) -> bool:
+    def _update(self, table: TableStatements, names: tuple[str, ...], rows: list[Row]) -> bool:
         stage = self._stage(table, names)
-        self._copy(stage.copy_into, map(_tuple_getter(names), rows))
+        self._copy(stage.copy_into, map(cells_of(names), rows))
         return self._conn.execute(stage.update).rowcount == len(rows)
 
-    def _delete(self, table: _Table, keys: list[Any]) -> bool:
+    def _delete(self, table: TableStatements, keys: list[Any]) -> bool:
         if not keys:
             return True
         stage = self._stage(table, table.plan.key)
@@ -272,7 +271,7 @@ class PostgresTarget:
         self._copy(stage.copy_into, ((key,) for key in keys) if single else keys)
         return self._conn.execute(stage.delete).rowcount == len(keys)
 
-    def _stage(self, table: _Table, names: tuple[str, ...]) -> _Stage:
+    def _stage(self, table: TableStatements, names: tuple[str, ...]) -> Stage:
         """The temporary table for these columns, empty."""
         stage = table.stage(names)
         if stage.name not in self._stages:
@@ -330,161 +329,3 @@ _REPAIR = "the follower's rows differ from the leader's: make them equal, or boo
 
 def _key_names(plan: TablePlan) -> str:
     return f"key columns: {', '.join(plan.key)}" if plan.key else "found by its whole row"
-
-
-def _qualified(table: TableId) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.name)
-
-
-def _escaped(*names: str) -> sql.Identifier:
-    """For statements with parameters, in which psycopg reads every % as the start of one."""
-    return sql.Identifier(*(name.replace("%", "%%") for name in names))
-
-
-def _only(table: TableId, facts: TableFacts) -> sql.Composed:
-    """The table without those that inherit from it; a partitioned table is nothing without its partitions."""
-    return sql.SQL("" if facts.partitioned else "ONLY ") + _qualified(table)
-
-
-def _column_ddl(schema: TableSchema, name: str) -> str:
-    column = next(c for c in schema.columns if c.name == name)
-    return f"{sql.Identifier(name).as_string(None)} {column.type}"
-
-
-def _tuple_getter(names: tuple[str, ...]) -> Callable[[Row], Iterable[str | None]]:
-    if len(names) == 1:
-        only = names[0]
-        return lambda row: (row[only],)
-    return itemgetter(*names)
-
-
-class _Stage:
-    """A temporary table with some columns of a table, and the statements that use it."""
-
-    def __init__(self, table: _Table, names: tuple[str, ...]) -> None:
-        tag = hashlib.sha256(repr((table.plan.schema.fingerprint, names)).encode()).hexdigest()[:16]
-        self.name = f"cdc_stage_{tag}"
-        stage = sql.Identifier("pg_temp", self.name)
-        columns = sql.SQL(", ").join(map(sql.Identifier, names))
-        key = table.plan.key
-        match = sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in key)
-        assigned = [name for name in names if name not in key] or [name for name in key if name not in table.always]
-        values = sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(name)) for name in assigned)
-        parts = {"stage": stage, "columns": columns, "table": table.only, "match": match, "values": values}
-        self.create = sql.SQL(
-            "CREATE TEMPORARY TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS AS "
-            "SELECT {columns} FROM {table} WITH NO DATA"
-        ).format(**parts)
-        self.empty = sql.SQL("TRUNCATE {stage}").format(**parts)
-        self.copy_into = sql.SQL("COPY {stage} ({columns}) FROM STDIN").format(**parts)
-        update = "UPDATE {table} AS t SET {values} FROM {stage} AS s WHERE {match}"
-        if not assigned:  # nothing but the key is known: all that is left is to see that the rows are there
-            update = "SELECT FROM {table} AS t JOIN {stage} AS s ON {match}"
-        self.update = sql.SQL(update).format(**parts)
-        self.delete = sql.SQL("DELETE FROM {table} AS t USING {stage} AS s WHERE {match}").format(**parts)
-
-
-class _Table:
-    """A shape of a table with its plan and its SQL."""
-
-    def __init__(self, schema: TableSchema, facts: TableFacts) -> None:
-        columns = tuple(c.name for c in schema.columns if c.name in facts.columns)
-        key = schema.key_columns
-        if not key and facts.primary_key and set(facts.primary_key) <= set(columns):
-            key = facts.primary_key if schema.identity.value == "f" else ()
-        self._facts = facts
-        self.always = facts.always
-        self.only = _only(schema.table, facts)
-        self._only_escaped = _only(TableId(*(part.replace("%", "%%") for part in schema.table)), facts)
-        has_index = any(set(names) == set(key) for names in facts.unique_keys)
-        self.plan = TablePlan(
-            schema=schema,
-            columns=columns,
-            key=key,
-            collapsible=bool(key) and has_index and set(facts.columns) == set(columns) and facts.always <= set(key),
-            moves_values=facts.other_unique_indexes > 0,
-            one_by_one=bool(facts.firing_triggers),
-        )
-        all_columns = len(columns) == len(schema.columns)
-        self.cells: Callable[[Row], Iterable[str | None]] = dict.values if all_columns else _tuple_getter(columns)
-        self.copy_into = sql.SQL("COPY {} ({}) FROM STDIN").format(
-            _qualified(schema.table), sql.SQL(", ").join(map(sql.Identifier, columns))
-        )
-        self._stages: dict[tuple[str, ...], _Stage] = {}
-        self._statements: dict[tuple[str, tuple[str, ...]], bytes] = {}
-
-    def stage(self, names: tuple[str, ...]) -> _Stage:
-        if names not in self._stages:
-            self._stages[names] = _Stage(self, names)
-        return self._stages[names]
-
-    def one(self, change: Change) -> tuple[bytes, list[str | None]]:
-        """One change as a statement that must meet exactly one row, with its values."""
-        op, _, before, after, *_ = change
-        if op == "c" and after is not None:
-            return self._statement("c", self.plan.columns), [after[name] for name in self.plan.columns]
-        if op == "d" and before is not None:
-            return self._statement("d", ()), self._old(before)
-        if after is None:
-            raise ValueError("a change without its row")
-        settled = self.always.intersection(self.plan.key) if before is None else frozenset()
-        names = tuple(name for name in self.plan.columns if name in after and name not in settled)
-        old = before if before is not None else after
-        values = [after[name] for name in names]
-        if not self.always.isdisjoint(names):
-            own = [after[name] for name in self._facts.columns if name in names]
-            return self._statement("x", names), self._old(old) + own
-        return self._statement("u", names), values + self._old(old)
-
-    def _old(self, row: Row) -> list[str | None]:
-        return [row[name] for name in self.plan.key or self.plan.columns]
-
-    def _statement(self, op: str, names: tuple[str, ...]) -> bytes:
-        text = self._statements.get((op, names))
-        if text is None:
-            text = self._statements[op, names] = self._compose(op, names).as_bytes(None)
-        return text
-
-    def _compose(self, op: str, names: tuple[str, ...]) -> sql.Composed:
-        columns = sql.SQL(", ").join(map(_escaped, names))
-        if op == "c":
-            values = sql.SQL(", ").join(sql.Placeholder() * len(names))
-            return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})").format(
-                _escaped(*self.plan.schema.table), columns, values
-            )
-        if op == "d":
-            return sql.SQL("DELETE FROM {} WHERE {}").format(self._only_escaped, self._find())
-        if op == "x":
-            return self._compose_exchange(names)
-        if not names:  # nothing but the key is known: all that is left is to see that the row is there
-            return sql.SQL("SELECT FROM {} WHERE {}").format(self._only_escaped, self._find())
-        assigned = sql.SQL(", ").join(sql.SQL("{} = %s").format(_escaped(name)) for name in names)
-        return sql.SQL("UPDATE {} SET {} WHERE {}").format(self._only_escaped, assigned, self._find())
-
-    def _compose_exchange(self, names: tuple[str, ...]) -> sql.Composed:
-        """An UPDATE of a column that none may set (the leader did SET c = DEFAULT): only an INSERT may."""
-        columns = tuple(self._facts.columns)
-        cells = [sql.Placeholder() if name in names else _escaped("gone", name) for name in columns]
-        return sql.SQL(
-            "WITH gone AS (DELETE FROM {} WHERE {} RETURNING *) "
-            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone"
-        ).format(
-            self._only_escaped,
-            self._find(),
-            _escaped(*self.plan.schema.table),
-            sql.SQL(", ").join(map(_escaped, columns)),
-            sql.SQL(", ").join(cells),
-        )
-
-    def _find(self) -> sql.Composable:
-        if self.plan.key:
-            return sql.SQL(" AND ").join(sql.SQL("{} = %s").format(_escaped(name)) for name in self.plan.key)
-        same = sql.SQL(" AND ").join(
-            sql.SQL("{}::text IS NOT DISTINCT FROM (%s::{})::text").format(
-                _escaped(name), sql.SQL(self._facts.columns[name].replace("%", "%%"))
-            )
-            for name in self.plan.columns
-        )
-        return sql.SQL("(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)").format(
-            self._only_escaped, same
-        )
