@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cdc.demo.errors import DemoError
 from cdc.demo.report import Kill
 from cdc.demo.scene import Scene
+from cdc.demo.screen import Mood
 from cdc.demo.watch import Sight
 
 _RECOVERY_SECONDS = 60.0
@@ -35,7 +36,7 @@ def kill_and_restart(
     into_load = scene.load.seconds
     killed_at = time.monotonic()
     scene.daemons.kill(command)
-    scene.say(f"kill -9 {name} at transaction {scene.journal.newest}")
+    scene.say(f"kill -9 {name} at transaction {scene.journal.newest}", Mood.BAD)
     scene.wait(dead_for)
     visible = {follower: sight.newest for follower, sight in sights.items()}
     restarted_at = scene.daemons.start(command).since
@@ -56,7 +57,8 @@ def kill_and_restart(
     )
     scene.say(
         f"{name} is back: first new transaction after {kill.recovery_seconds:.1f} s, "
-        f"backlog gone after {kill.caught_up_seconds:.1f} s"
+        f"backlog gone after {kill.caught_up_seconds:.1f} s",
+        Mood.GOOD,
     )
     return kill, [Disturbance(follower, killed_at, at) for follower, at in caught_up.items()]
 

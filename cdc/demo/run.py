@@ -17,15 +17,16 @@ from rich.console import Console
 
 from cdc.demo import compare, shop
 from cdc.demo.daemons import CAPTURE, applier_of
-from cdc.demo.errors import DemoError, database_trouble
+from cdc.demo.errors import DemoError, Interrupted, database_trouble
 from cdc.demo.faults import kill_and_restart
 from cdc.demo.hints import print_hints
 from cdc.demo.report import Report, print_report
 from cdc.demo.scene import Scene
-from cdc.demo.screen import Screen, open_screen
+from cdc.demo.screen import Mood, Screen, open_screen
 from cdc.demo.servers import FOLLOWERS, LEADER, NODES, Servers
 from cdc.demo.verdict import Findings, judge
 from cdc.demo.watch import applied_up_to, wal_end
+from cdc.errors import CdcError
 from cdc.local.folders import OwnedFolder
 from cdc.local.group import Group
 from cdc.stop import StopToken
@@ -69,12 +70,17 @@ def run_demo(options: DemoOptions, stop: StopToken) -> Report:
         group = stack.enter_context(_group(folder, servers))
         scene = Scene(servers, group, options.rate, screen, stop)
         stack.callback(scene.stop)
-        report = _Story(options, servers, group, scene, findings).tell()
+        outcome = _Story(options, servers, group, scene, findings).outcome()
         screen.close()
-        _publish(report, options)
+        if isinstance(outcome, Report):
+            _publish(outcome, options)
+        elif options.keep:
+            click.echo(f"cdc: {outcome}", err=True)
         if options.keep:
             _keep(scene, group, servers, stop, to_stderr=options.as_json)
-    return report
+    if isinstance(outcome, CdcError):
+        raise outcome
+    return outcome
 
 
 def _forget_environment() -> None:
@@ -126,7 +132,17 @@ class _Story:
         self._findings = findings
         self._say = scene.say
 
-    def tell(self) -> Report:
+    def outcome(self) -> Report | CdcError:
+        """An error is handed back, because what runs may have to be kept for a look at it."""
+        try:
+            return self._tell()
+        except CdcError as error:
+            return error
+        except Interrupted:
+            self._say("asked to stop, ending everything")
+            raise
+
+    def _tell(self) -> Report:
         self._scene.start_load()
         self._say(f"{LEADER}: writes begin, {self._options.rate:g} transactions a second wanted")
         with _timed(self._findings, "init and bootstrap"):
@@ -145,9 +161,9 @@ class _Story:
         return replace(report, daemon_exit_codes=self._scene.daemons.stop())
 
     def _make_group(self) -> None:
-        self._scene.phase = "cdc init"
+        self._scene.begin("cdc init")
         self._run_commands(("init",))
-        self._scene.phase = "cdc bootstrap, while writes go on"
+        self._scene.begin("cdc bootstrap, while writes go on")
         self._run_commands(*(("bootstrap", name) for name in FOLLOWERS))
         for name in FOLLOWERS:
             self._scene.start_watching(name)
@@ -165,7 +181,7 @@ class _Story:
 
     def _go_live(self) -> None:
         """Daemons start; live is who has all that was written before they did."""
-        self._scene.phase = "daemons start"
+        self._scene.begin("daemons start")
         for command in (CAPTURE, *map(applier_of, FOLLOWERS)):
             self._scene.daemons.start(command)
         self._say(f"started: {', '.join(daemon.name for daemon in self._scene.daemons.all())}")
@@ -173,7 +189,7 @@ class _Story:
         for name in FOLLOWERS:
             if not self._scene.wait_until(self._has_seen(name, written), _LIVE_SECONDS):
                 raise DemoError(f"{name} is not live {_LIVE_SECONDS:g} s after the daemons were started")
-            self._say(f"{name} is live: it has caught up with what was written meanwhile")
+            self._say(f"{name} is live: it has caught up with what was written meanwhile", Mood.GOOD)
         self._findings.live_from = self._scene.journal.newest + 1
 
     def _has_seen(self, follower: str, number: int) -> Callable[[], bool]:
@@ -190,12 +206,15 @@ class _Story:
             with _database(name):
                 refuses = not _takes_write(self._servers.clerk_dsn(name))
             self._findings.refuses_writes[name] = refuses
-            self._say(f"{name} refuses writes of an ordinary role: {'ok' if refuses else 'NO, IT TOOK ONE'}")
+            if refuses:
+                self._say(f"{name} refuses writes of an ordinary role: ok", Mood.GOOD)
+            else:
+                self._say(f"{name} TOOK A WRITE of an ordinary role", Mood.BAD)
 
     def _under_load(self) -> None:
         total = self._options.seconds
         began = time.monotonic()
-        self._scene.phase = f"under load for {total:g} s"
+        self._scene.begin(f"under load for {total:g} s")
         self._load_until(began + total * _CAPTURE_DIES_AT)
         self._kill(CAPTURE, FOLLOWERS)
         self._load_until(began + total * _APPLIER_DIES_AT)
@@ -213,7 +232,7 @@ class _Story:
 
     def _drain(self) -> None:
         """The load stops; every follower must get all of it."""
-        self._scene.phase = "no more writes, until lag is zero"
+        self._scene.begin("no more writes, until lag is zero")
         self._scene.load.stop()
         self._say(f"{LEADER}: writes end after {self._scene.journal.transactions} transactions")
         with _database(LEADER):
@@ -223,7 +242,7 @@ class _Story:
             left = max(0.0, deadline - time.monotonic())
             zero = self._scene.wait_until(lambda name=name: self._has_all(name, end), left)  # type: ignore[misc]
             self._findings.lag_zero_at_end[name] = zero
-            self._say(f"{name}: lag is {'zero' if zero else f'NOT zero after {_DRAIN_SECONDS:g} s'}")
+            self._say(f"{name}: lag is {'zero' if zero else f'NOT zero after {_DRAIN_SECONDS:g} s'}", _mood(zero))
 
     def _has_all(self, follower: str, wal: int) -> bool:
         if not self._has_seen(follower, self._scene.journal.newest)():
@@ -232,7 +251,7 @@ class _Story:
             return applied_up_to(self._servers.dsn(follower)) >= wal
 
     def _compare(self) -> Report:
-        self._scene.phase = "comparing all rows"
+        self._scene.begin("comparing all rows")
         with ThreadPoolExecutor(len(NODES)) as pool:
             pending = {name: pool.submit(compare.digests, self._servers.dsn(name)) for name in NODES}
             self._scene.wait_until(lambda: all(future.done() for future in pending.values()), _COMMAND_SECONDS)
@@ -244,6 +263,10 @@ class _Story:
         report = judge(self._scene, self._servers, self._options.rate, self._findings, nodes)
         self._say(f"compared {report.rows} rows of {len(report.tables)} tables on {len(NODES)} nodes")
         return report
+
+
+def _mood(good: bool) -> Mood:
+    return Mood.GOOD if good else Mood.BAD
 
 
 def _takes_write(dsn: str) -> bool:

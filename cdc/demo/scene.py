@@ -9,7 +9,7 @@ from cdc.demo.background import Background
 from cdc.demo.daemons import Daemon, Daemons
 from cdc.demo.errors import Interrupted
 from cdc.demo.load import Journal, Load
-from cdc.demo.screen import DaemonView, FollowerView, Screen, View
+from cdc.demo.screen import DaemonView, FollowerView, Mood, Screen, View
 from cdc.demo.servers import FOLLOWERS, LEADER, Servers
 from cdc.demo.watch import Auditor, LeaderWatch, Sight
 from cdc.local.group import Group
@@ -22,7 +22,7 @@ class Scene:
     """`wait_until` is how the story waits: meanwhile the picture is drawn, and what fails is raised."""
 
     def __init__(self, servers: Servers, group: Group, rate: float, screen: Screen, stop: StopToken) -> None:
-        self.phase = ""
+        self._phase, self._phase_began = "", time.monotonic()
         self.journal = Journal()
         self.load = Load(servers.dsn(LEADER), rate, self.journal)
         self.daemons = Daemons(group)
@@ -47,8 +47,12 @@ class Scene:
         for thread in self._threads():
             thread.stop()
 
-    def say(self, text: str) -> None:
-        self._screen.say(text)
+    def begin(self, phase: str) -> None:
+        """What the picture is headed with from now on."""
+        self._phase, self._phase_began = phase, time.monotonic()
+
+    def say(self, text: str, mood: Mood = Mood.PLAIN) -> None:
+        self._screen.say(text, mood)
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """False when `condition` does not hold within `seconds`. Raises Interrupted when asked to stop,
@@ -78,7 +82,8 @@ class Scene:
 
     def _view(self) -> View:
         return View(
-            phase=self.phase,
+            phase=self._phase,
+            phase_seconds=time.monotonic() - self._phase_began,
             leader=LEADER,
             transactions=self.journal.transactions,
             transactions_per_second=self.leader.transactions.per_second,

@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 import click
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -50,6 +51,8 @@ class View:
     """All at one moment."""
 
     phase: str
+    phase_seconds: float
+    """How long it is going on."""
     leader: str
     transactions: int
     transactions_per_second: float
@@ -58,10 +61,18 @@ class View:
     daemons: Sequence[DaemonView]
 
 
+class Mood(Enum):
+    """How an event is meant; the value is its style on a terminal."""
+
+    PLAIN = ""
+    GOOD = "green"
+    BAD = "bold red"
+
+
 class Screen(Protocol):
     """Where events and the state go. `say` may be called by any thread."""
 
-    def say(self, text: str) -> None: ...
+    def say(self, text: str, mood: Mood = Mood.PLAIN) -> None: ...
 
     def show(self, view: View) -> None: ...
 
@@ -77,7 +88,7 @@ class PlainLines:
         self._to_stderr = to_stderr
         self._started = self._shown = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, mood: Mood = Mood.PLAIN) -> None:
         click.echo(f"{time.monotonic() - self._started:6.1f} s  {text}", err=self._to_stderr)
 
     def show(self, view: View) -> None:
@@ -106,12 +117,13 @@ class LiveScreen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = time.monotonic()
-        self._live = Live(console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True)
+        wait = Spinner("dots", " one moment")
+        self._live = Live(wait, console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True)
         self._live.start()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, mood: Mood = Mood.PLAIN) -> None:
         seconds = time.monotonic() - self._started
-        self._console.print(f"[dim]{seconds:6.1f} s[/]  {escape(text)}", highlight=False)
+        self._console.print(Text.assemble((f"{seconds:6.1f} s  ", "dim"), (text, mood.value)))
 
     def show(self, view: View) -> None:
         self._live.update(Group(Text(), _headline(view), _nodes(view), _daemons(view)))
@@ -123,19 +135,22 @@ class LiveScreen:
 def _headline(view: View) -> Text:
     return Text.assemble(
         (view.phase, "bold"),
+        (f", {view.phase_seconds:.0f} s", "dim"),
         f"   {view.leader} takes ",
         (f"{view.transactions_per_second:.0f}", "bold cyan"),
         " transactions/s, ",
         (f"{view.rows_per_second:.0f}", "bold cyan"),
-        f" rows/s; {view.transactions} transactions so far",
+        f" rows/s; {view.transactions:,} transactions so far",
     )
 
 
 def _nodes(view: View) -> Table:
-    table = Table(header_style="bold", min_width=96)
+    table = Table(header_style="bold")
     table.add_column("follower")
-    for name in ("rows applied/s", "newest transaction", "lag", "lag in WAL", "bank's total", "snapshots"):
-        table.add_column(name, justify="right")
+    columns = {"rows applied/s": 14, "newest transaction": 18, "lag": 8, "lag in WAL": 10, "bank's total": 12,
+               "snapshots": 10}  # fmt: skip
+    for name, width in columns.items():
+        table.add_column(name, justify="right", min_width=width)
     for follower in view.followers:
         table.add_row(follower.name, *_cells(follower))
     return table
@@ -148,10 +163,10 @@ def _cells(follower: FollowerView) -> list[Text | str]:
     verdict = Text(f"{follower.snapshots} ok", "green") if follower.passed else Text("WRONG", "bold red")
     return [
         f"{follower.rows_per_second:.0f}",
-        str(follower.newest),
+        f"{follower.newest:,}",
         Text(_milliseconds(follower.lag_ms), slow),
         _bytes(follower.pending_bytes),
-        str(follower.bank_total),
+        f"{follower.bank_total:,}",
         verdict,
     ]
 
