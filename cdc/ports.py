@@ -104,6 +104,10 @@ class Target(Protocol):
 
     def rollback(self) -> None: ...
 
+    def interrupt(self) -> None:
+        """From another thread: end the statement that runs, which then raises RetryableError."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -13,6 +13,7 @@ exactly the rows it must, the whole piece is undone and runs again one by one, w
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -39,6 +40,9 @@ _ROW_OPERATIONS = frozenset("cud")
 IDLE_WAIT_SECONDS = 0.25
 """How long one wait for records lasts; also how fast a stop is noticed."""
 
+
+_STOP_PATIENCE_SECONDS = 4.0
+"""How long a stop waits for the statement that runs, of the 10 s that a daemon has to end."""
 
 SMALL_SEGMENT = 100
 """Up to so many changes go one by one in one round trip; setting up COPY and staging costs more."""
@@ -83,9 +87,7 @@ class Window:
 class ApplyService:
     """One follower's applier. `run` returns when the token is set, and raises only terminal errors."""
 
-    def __init__(
-        self, open_reader: Callable[[], LogReader], target: Target, limits: ApplyLimits | None = None
-    ) -> None:
+    def __init__(self, open_reader: Callable[[], LogReader], target: Target, limits: ApplyLimits | None = None) -> None:
         self._open_reader = open_reader
         self._target = target
         self._limits = limits or ApplyLimits()
@@ -93,7 +95,20 @@ class ApplyService:
     def run(self, stop: StopToken) -> None:
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
-        run_with_retries(lambda progress: self._session(stop, progress), stop, "apply")
+        ended = threading.Event()
+        watch = threading.Thread(target=self._interrupt_when_late, args=(stop, ended), name="stop", daemon=True)
+        watch.start()
+        try:
+            run_with_retries(lambda progress: self._session(stop, progress), stop, "apply")
+        finally:
+            ended.set()
+
+    def _interrupt_when_late(self, stop: StopToken, ended: threading.Event) -> None:
+        """A statement may wait for a lock, or for a server that does not answer; a stop does not wait for it."""
+        while not ended.is_set():
+            if stop.wait(1.0) and not ended.wait(_STOP_PATIENCE_SECONDS):
+                self._target.interrupt()
+                return
 
     def _session(self, stop: StopToken, progress: Callable[[], None]) -> None:
         """From the follower's own position until stop or error; every retry starts here again."""

@@ -7,12 +7,17 @@ session, because a batch must probe the index and never scan the table.
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
 
 from cdc.errors import CdcError, CheckError, DivergenceError, FencedError, RetryableError
@@ -38,6 +43,7 @@ SET jit = off
 """
 """synchronous_commit may be off because rows and position commit together: what a crash of the follower
 takes back is read from the log again."""
+_CANCEL_SECONDS = 2.0
 _LOCK_PATIENCE_SECONDS = 10.0
 """A predecessor that was killed leaves its backend behind until the server notices."""
 
@@ -78,6 +84,18 @@ class PostgresTarget:
         self._tables.clear()
         self._stages.clear()
         self._staged.clear()
+
+    def interrupt(self) -> None:
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        with suppress(psycopg.Error):
+            connection.cancel_safe(timeout=_CANCEL_SECONDS)
+        time.sleep(_CANCEL_SECONDS / 2)
+        if connection.info.transaction_status is TransactionStatus.ACTIVE:
+            # The server does not answer at all. The thread that waits for it finds the connection lost.
+            with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
+                end.shutdown(socket.SHUT_RDWR)
 
     @property
     def _conn(self) -> psycopg.Connection:
