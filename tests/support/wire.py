@@ -34,9 +34,7 @@ def origin(commit_lsn: int, name: str) -> bytes:
     return pack(">cQ", b"O", commit_lsn) + _text(name)
 
 
-def relation(
-    oid: int, schema: str, name: str, identity: str, columns: Sequence[tuple[str, int, int, bool]]
-) -> bytes:
+def relation(oid: int, schema: str, name: str, identity: str, columns: Sequence[tuple[str, int, int, bool]]) -> bytes:
     """`columns`: name, type OID, typmod, whether it belongs to the identity."""
     head = pack(">cI", b"R", oid) + _text(schema) + _text(name) + identity.encode() + pack(">H", len(columns))
     return head + b"".join(pack(">B", key) + _text(n) + pack(">Ii", t, mod) for n, t, mod, key in columns)
@@ -50,7 +48,9 @@ def insert(oid: int, new: Sequence[Cell]) -> bytes:
     return pack(">cI", b"I", oid) + _row(b"N", new)
 
 
-def update(oid: int, new: Sequence[Cell], key: Sequence[Cell] | None = None, old: Sequence[Cell] | None = None) -> bytes:
+def update(
+    oid: int, new: Sequence[Cell], key: Sequence[Cell] | None = None, old: Sequence[Cell] | None = None
+) -> bytes:
     before = _row(b"K", key) if key is not None else _row(b"O", old) if old is not None else b""
     return pack(">cI", b"U", oid) + before + _row(b"N", new)
 
