@@ -118,6 +118,10 @@ class LeaderDatabase(Protocol):
 
     def slot(self, name: str) -> SlotFacts | None: ...
 
+    def wal_lsn(self) -> Lsn:
+        """How far the WAL is flushed."""
+        ...
+
     def type_names(self) -> Mapping[int, str]:
         """Schema-qualified names of the built-in types by OID; the stream names the others."""
         ...

@@ -25,7 +25,6 @@ from cdc.capture_ports import (
     LogWriter,
     Record,
     SlotFacts,
-    SystemFacts,
     TailReader,
 )
 from cdc.errors import CdcError, FencedError, RetryableError
@@ -52,6 +51,7 @@ _PRESSURE_POLL_SECONDS = 0.05
 _FLUSH_SECONDS = 8.0
 """Of the 10 s that a daemon has to end."""
 _LOST_FLUSH_SECONDS = 2.0
+_STUCK_SECONDS = 5.0
 _SLOT_GRACE_SECONDS = 5.0
 _SLOT_RETRY_SECONDS = 0.2
 """A walsender that lost its client holds the slot until it notices."""
@@ -102,17 +102,20 @@ class CaptureService:
         with ExitStack() as cleanup:
             leader = cleanup.enter_context(closing(self._leader()))
             stream = cleanup.enter_context(closing(self._stream()))
-            system = stream.identify()
-            identity = check_identity(leader.identity(self._settings.group), system, self._place)
+            identity = check_identity(leader.identity(self._settings.group), stream.identify(), self._place)
             topic = self._topic.describe()
             check_topic(identity, topic, self._place)
             if not self._acquire(leader, stream, stop):
                 return
             slot = check_slot(leader.slot(self._settings.slot), self._place)
-            tail = self._read_tail(stream, identity, slot, system)
+            tail = self._read_tail(stream, stop)
+            if stop.is_set():
+                return
+            tail = check_tail(tail, identity, slot, leader.wal_lsn(), self._place)
             writer = cleanup.enter_context(closing(self._writer(topic.max_message_bytes)))
             assembler = self._assembler(leader, identity, tail)
-            cleanup.enter_context(
+            leader.close()
+            heartbeat = cleanup.enter_context(
                 Heartbeat(self._leader, self._settings.group.encode(), self._settings.heartbeat_seconds)
             )
             log.info(
@@ -122,7 +125,7 @@ class CaptureService:
                 epoch=identity.epoch,
                 lsn=str(tail.end_lsn),
             )
-            CaptureSession(self._settings, stream, writer, assembler, tail, progressed).run(stop)
+            CaptureSession(self._settings, stream, writer, assembler, tail, heartbeat, progressed).run(stop)
 
     def _acquire(self, leader: LeaderDatabase, stream: ChangeStream, stop: StopToken) -> bool:
         """Start the stream, which only one process can: from here on nobody else publishes.
@@ -153,17 +156,27 @@ class CaptureService:
             self._settings.leader,
         )
 
-    def _read_tail(
-        self, stream: ChangeStream, identity: LeaderIdentity, slot: SlotFacts, system: SystemFacts
-    ) -> LogTail:
-        with closing(self._tail_reader()) as reader:
-            tail = reader.read_tail(_every(_STATUS_SECONDS, lambda: stream.send_status(0, 0, 0)))
-        return check_tail(tail, identity, slot, system, self._place)
+    def _read_tail(self, stream: ChangeStream, stop: StopToken) -> LogTail | None:
+        """Meanwhile the server hears from us. Given up when `stop` is set."""
+
+        def on_wait() -> None:
+            if stop.is_set():
+                raise _StoppedError
+            say_alive()
+
+        say_alive = _every(_STATUS_SECONDS, lambda: stream.send_status(0, 0, 0))
+        with closing(self._tail_reader()) as reader, suppress(_StoppedError):
+            return reader.read_tail(on_wait)
+        return None
 
     def _assembler(self, leader: LeaderDatabase, identity: LeaderIdentity, tail: LogTail) -> Assembler:
         envelope = Envelope(self._settings.group, leader.database(), __version__, identity.epoch)
         resume = Resume(tail.commit_lsn, tail.end_lsn, tail.partial_commit_lsn, tail.partial_seq)
         return Assembler(envelope, finished, leader.type_names(), resume, _now_us)
+
+
+class _StoppedError(Exception):
+    """The stop token was set while something long was going on."""
 
 
 class CaptureSession:
@@ -177,9 +190,11 @@ class CaptureSession:
         writer: LogWriter,
         assembler: Assembler,
         tail: LogTail,
+        heartbeat: Heartbeat,
         progressed: Callable[[], None],
     ) -> None:
         """`progressed` is called whenever the slot may move on."""
+        self._heartbeat = heartbeat
         self._progressed = progressed
         self._settings = settings
         self._stream = stream
@@ -189,6 +204,7 @@ class CaptureSession:
         self._told_lsn = 0
         self._told_at = 0.0
         self._completed_at = time.monotonic()
+        self._delivered_at = time.monotonic()
 
     def run(self, stop: StopToken) -> None:
         """Until `stop`; then what was published is waited for and confirmed."""
@@ -211,10 +227,13 @@ class CaptureSession:
         self._confirm()
         self._mark_when_due()
         self._tell_when_due()
+        self._let_go_when_stuck()
 
     def _pump(self) -> None:
         """Read what has arrived and publish what is ready."""
         busy = self._writer.bytes_in_flight > 0
+        if not busy:
+            self._delivered_at = time.monotonic()
         frames = self._stream.read(_READ_BYTES, _BUSY_READ_SECONDS if busy else _IDLE_READ_SECONDS)
         if not frames:
             return
@@ -237,6 +256,7 @@ class CaptureSession:
         if delivered > self._confirmed_lsn:
             failpoints.hit(failpoints.CAPTURE_DELIVERED)
             self._confirmed_lsn = delivered
+            self._delivered_at = time.monotonic()
             self._progressed()
 
     def _mark_when_due(self) -> None:
@@ -261,6 +281,19 @@ class CaptureSession:
         self._stream.send_status(max(confirmed, self._assembler.received_lsn), confirmed, confirmed)
         self._assembler.reply_requested = False
         self._told_lsn, self._told_at = confirmed, time.monotonic()
+
+    def _let_go_when_stuck(self) -> None:
+        """A leader that shuts down waits until we confirm all, which we cannot while Kafka takes nothing.
+
+        Such a leader takes no heartbeats; its slot keeps what we did not confirm.
+        """
+        stuck = self._writer.bytes_in_flight > 0 and time.monotonic() - self._delivered_at > _STUCK_SECONDS
+        if stuck and self._heartbeat.silence > _STUCK_SECONDS + self._settings.heartbeat_seconds:
+            raise RetryableError(
+                f"neither the leader nor kafka has answered for {_STUCK_SECONDS:.0f} s",
+                "see that the brokers run",
+                self._settings.leader,
+            )
 
     def _finish(self) -> None:
         if not self._writer.flush(_FLUSH_SECONDS):

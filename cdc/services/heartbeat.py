@@ -6,6 +6,7 @@ They let the slot advance, and lag be measured through every hop. When they fail
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -32,6 +33,7 @@ class Heartbeat:
         self._connect = connect
         self._content = content
         self._interval = interval
+        self._beat_at = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -42,6 +44,11 @@ class Heartbeat:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join(_JOIN_SECONDS)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the leader last took a heartbeat."""
+        return time.monotonic() - self._beat_at
 
     def _run(self) -> None:
         backoff = Backoff(first=self._interval)
@@ -58,6 +65,7 @@ class Heartbeat:
         try:
             while True:
                 leader.emit_message(HEARTBEAT_PREFIX, self._content)
+                self._beat_at = time.monotonic()
                 backoff.reset()
                 if self._stop.wait(self._interval):
                     return

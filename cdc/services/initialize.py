@@ -29,6 +29,7 @@ from cdc.errors import CheckError, RetryableError
 from cdc.events.table import TableId
 from cdc.log.envelope import Envelope, finished
 from cdc.log.tail import LogTail
+from cdc.protocol.lsn import Lsn
 from cdc.services.resume import Place, check_slot, check_tail
 
 FIRST_EPOCH = 1
@@ -115,7 +116,7 @@ class Initializer:
         tail = self._tail() if topic is not None else None
         self._check_topic(topic, identity)
         self._check_slot_owner(slot, identity, facts.database)
-        self._check_log(topic, identity, slot, tail, system)
+        self._check_log(identity, slot, tail, leader.wal_lsn())
         tables = [candidate.table for candidate in candidates]
         return _Found(system, tables, leader.published(self._settings.slot), topic, identity, slot, tail)
 
@@ -163,11 +164,10 @@ class Initializer:
 
     def _check_log(
         self,
-        topic: TopicFacts | None,
         identity: LeaderIdentity | None,
         slot: SlotFacts | None,
         tail: LogTail | None,
-        system: SystemFacts,
+        wal_lsn: Lsn,
     ) -> None:
         if tail is None:
             return
@@ -175,7 +175,7 @@ class Initializer:
             raise CheckError(
                 "the topic holds a log, but this database does not lead it", _NEW_GROUP, f"topic {self._settings.topic}"
             )
-        check_tail(tail, identity, check_slot(slot, self._place), system, self._place)
+        check_tail(tail, identity, check_slot(slot, self._place), wal_lsn, self._place)
 
     def _publication(self, leader: LeaderSetup, found: _Found) -> Step:
         detail = f"{self._settings.slot} with {len(found.tables)} tables"

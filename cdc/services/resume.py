@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cdc.capture_ports import LeaderIdentity, SlotFacts, SystemFacts, TopicFacts
 from cdc.errors import CheckError, FencedError, LogError, SlotError
 from cdc.log.tail import LogTail
+from cdc.protocol.lsn import Lsn
 
 _NEW_LOG = "start a new group (cdc init) and bootstrap the followers"
 
@@ -69,10 +70,11 @@ def check_slot(slot: SlotFacts | None, place: Place) -> SlotFacts:
     return slot
 
 
-def check_tail(
-    tail: LogTail | None, identity: LeaderIdentity, slot: SlotFacts, system: SystemFacts, place: Place
-) -> LogTail:
-    """Raises what says that going on would leave a gap, or write into a log that has another leader."""
+def check_tail(tail: LogTail | None, identity: LeaderIdentity, slot: SlotFacts, wal_lsn: Lsn, place: Place) -> LogTail:
+    """Raises what says that going on would leave a gap, or write into a log that has another leader.
+
+    `wal_lsn` is how far the leader's WAL is flushed, asked after the tail was read.
+    """
     where = f"topic {place.topic}"
     if tail is None:
         raise LogError(
@@ -99,10 +101,9 @@ def check_tail(
             f"find out who used or made the slot, or cut the log; {_NEW_LOG}",
             place.leader,
         )
-    if system.wal_lsn < tail.end_lsn:
+    if wal_lsn < tail.end_lsn:
         raise LogError(
-            f"the leader's WAL ends at {system.wal_lsn}, the log at {tail.end_lsn}: the leader was restored to an "
-            "older state",
+            f"the leader's WAL ends at {wal_lsn}, the log at {tail.end_lsn}: the leader was restored to an older state",
             _NEW_LOG,
             place.leader,
         )

@@ -16,7 +16,9 @@ from cdc.errors import CheckError, LogError, RetryableError
 from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, translate
 from connectors.kafka.settings import Settings
 
-_REQUEST_SECONDS = 15.0
+_REQUEST_SECONDS = 5.0
+"""Short: a daemon that is told to stop waits for it."""
+_CREATE_SECONDS = 30.0
 _VISIBLE_SECONDS = 15.0
 _ASK_TIMES, _ASK_AGAIN_SECONDS = 5, 0.5
 """A broker that has just started may not know its topics yet."""
@@ -113,9 +115,9 @@ class LogAdmin:
                 "unclean.leader.election.enable": "false",
             },
         )
-        futures = self._client.create_topics([new], request_timeout=_REQUEST_SECONDS, validate_only=validate_only)
+        futures = self._client.create_topics([new], request_timeout=_CREATE_SECONDS, validate_only=validate_only)
         try:
-            futures[self._topic].result(_REQUEST_SECONDS + 5)
+            futures[self._topic].result(_CREATE_SECONDS + 5)
         except KafkaException as error:
             if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False

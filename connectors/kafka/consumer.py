@@ -19,7 +19,7 @@ from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, translate
 from connectors.kafka.settings import consumer_settings
 
 PARTITION = 0
-_REQUEST_SECONDS = 10.0
+_REQUEST_SECONDS = 5.0
 _TAIL_SECONDS = 120.0
 """Enough to read an incomplete transaction of ten million rows backwards."""
 _TAIL_FIRST_STEP = 500

@@ -8,6 +8,7 @@ from typing import Self
 
 from cdc.capture_ports import CandidateTable, LeaderFacts, LeaderIdentity, SlotFacts, SystemFacts
 from cdc.events.table import TableId
+from cdc.protocol.lsn import Lsn
 from connectors.postgres import identity as identities
 from connectors.postgres import publication as publications
 from connectors.postgres import slots
@@ -50,6 +51,11 @@ class Leader:
 
     def slot(self, name: str) -> SlotFacts | None:
         return slots.slot_facts(self._conn, name, self._where)
+
+    def wal_lsn(self) -> Lsn:
+        with translated(self._where):
+            row = self._conn.execute("SELECT pg_catalog.pg_current_wal_flush_lsn()::text").fetchone()
+        return Lsn.parse(row[0] if row else "")
 
     def type_names(self) -> dict[int, str]:
         """Schema-qualified names of the built-in types; the stream names only the others."""
