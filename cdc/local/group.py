@@ -35,6 +35,7 @@ class Group:
         extra: str = "",
     ) -> None:
         self.name = name
+        self.nodes = dict(nodes)
         self.topic = f"{name}.log"
         self.slot = f"cdc_{name.replace('-', '_')}"
         self._folder = folder
