@@ -48,7 +48,8 @@ _COMMON_DEFAULTS: Settings = {
     "socket.keepalive.enable": True,
     "reconnect.backoff.ms": 100,
     "reconnect.backoff.max.ms": 2000,
-    "log_level": 3,
+    # Its own lines would come between ours, one a failed attempt; what matters reaches us as errors.
+    "log_level": 2,
 }
 
 
