@@ -16,8 +16,8 @@ _SELECT = "\"SELECT * FROM coupons WHERE code = 'MINE'\""
 
 def print_hints(group: Group, servers: Servers, *, to_stderr: bool) -> None:
     """DSNs hold the passwords of these servers, which live until Ctrl-C."""
-    cdc, psql = _cdc(), servers.postgres[LEADER].bin_dir / "psql"
     follower = FOLLOWERS[0]
+    path = f"{Path(sys.executable).parent}:{servers.postgres[LEADER].bin_dir}:$PATH"
     lines = [
         "",
         "Everything is left running until Ctrl-C.",
@@ -27,23 +27,23 @@ def print_hints(group: Group, servers: Servers, *, to_stderr: bool) -> None:
         f"Kafka           {servers.kafka.bootstrap_servers}, topic {group.topic}",
         *(f"{name:<15} {servers.dsn(name)}" for name in NODES),
         "",
-        "In another terminal:",
-        f"  export CDC_CONFIG={group.config}",
-        f"  {cdc} lag",
-        f"  {cdc} tail",
+        "To try in another terminal:",
         "",
-        "  # write to the leader, read it on a follower",
-        f"  {psql} '{servers.dsn(LEADER)}' -c {_INSERT}",
-        f"  {psql} '{servers.dsn(follower)}' -c {_SELECT}",
+        f"  export CDC_CONFIG={group.config} PATH={path}",
+        "  cdc lag",
+        "  cdc tail",
         "",
-        "  # a follower refuses it, also when its role turns default_transaction_read_only off",
-        f"  {psql} '{servers.clerk_dsn(follower)}' -c 'SET default_transaction_read_only = off' -c {_INSERT}",
+        "  # what is written to the leader is there on a follower",
+        f"  psql {servers.dsn(LEADER)} -c {_INSERT}",
+        f"  psql {servers.dsn(follower)} -c {_SELECT}",
+        "",
+        "  # a follower refuses writes, also when a role turns default_transaction_read_only off",
+        f"  psql {servers.clerk_dsn(follower)} -c 'SET default_transaction_read_only = off' -c {_INSERT}",
+        "",
+        "  # kill a daemon, write, start it again, see the lag come and go",
+        "  pkill -9 -f 'cdc apply --follower ap-south'",
+        "  cdc apply --follower ap-south",
+        "",
     ]
     for line in lines:
         click.echo(line, err=to_stderr)
-
-
-def _cdc() -> str:
-    """How to call ourselves from any folder."""
-    command = Path(sys.executable).with_name("cdc")
-    return str(command) if command.exists() else f"{sys.executable} -m cdc"

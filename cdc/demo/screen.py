@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 import click
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.spinner import Spinner
@@ -135,8 +136,8 @@ class LiveScreen:
 def _headline(view: View) -> Text:
     return Text.assemble(
         (view.phase, "bold"),
-        (f", {view.phase_seconds:.0f} s", "dim"),
-        f"   {view.leader} takes ",
+        (f"  {view.phase_seconds:.0f} s\n", "dim"),
+        f"{view.leader} takes ",
         (f"{view.transactions_per_second:.0f}", "bold cyan"),
         " transactions/s, ",
         (f"{view.rows_per_second:.0f}", "bold cyan"),
@@ -145,10 +146,10 @@ def _headline(view: View) -> Text:
 
 
 def _nodes(view: View) -> Table:
-    table = Table(header_style="bold")
+    """Fits into 80 columns, and does not jump when figures grow."""
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("follower")
-    columns = {"rows applied/s": 14, "newest transaction": 18, "lag": 8, "lag in WAL": 10, "bank's total": 12,
-               "snapshots": 10}  # fmt: skip
+    columns = {"rows/s": 6, "transaction": 11, "lag": 8, "WAL lag": 8, "bank's total": 12, "snapshots": 10}
     for name, width in columns.items():
         table.add_column(name, justify="right", min_width=width)
     for follower in view.followers:
