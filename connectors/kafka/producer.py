@@ -12,7 +12,7 @@ topic was replaced.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -87,21 +87,29 @@ class LogProducer:
         Raises RetryableError when the producer cannot go on (make another one, after reading the tail of the
         log), LogError or CheckError when an operator must act.
         """
-        self._producer.poll(timeout)
-        if self._error is not None:
-            raise self._error
+        self._serve(lambda: self._producer.poll(timeout))
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything published is durable; False when `timeout` seconds did not suffice."""
-        left = self._producer.flush(timeout)
-        if self._error is not None:
-            raise self._error
-        return left == 0
+        return self._serve(lambda: self._producer.flush(timeout)) == 0
 
     def close(self) -> None:
         """Drop what is not delivered yet, and end. Does not wait for the brokers."""
         self._producer.purge(in_queue=True, in_flight=True)
         self._producer.close()
+
+    def _serve(self, call: Callable[[], int]) -> int:
+        """Let the client run its callbacks, then raise what they found."""
+        try:
+            answer = call()
+        except (KafkaException, SystemError) as error:
+            # A fatal error is not handed to the error callback; `flush` even loses it, and a SystemError is left.
+            if self._error is None:
+                self._error = translate(error, self._where) if isinstance(error, KafkaException) else self._fatal()
+            answer = 0
+        if self._error is not None:
+            raise self._error
+        return answer
 
     def _refused(self, batch: list[dict[str, Any]]) -> None:
         """Records that were taken after a refused one would make a gap: nothing may leave any more."""
@@ -142,4 +150,13 @@ class LogProducer:
 
     def _fail(self, error: KafkaError) -> None:
         if self._error is None:
-            self._error = translate(error, self._where)
+            purged = error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
+            self._error = self._fatal() if purged else translate(error, self._where)
+
+    def _fatal(self) -> CdcError:
+        """The client gave up and threw away what it held."""
+        return RetryableError(
+            "the kafka producer met a fatal error",
+            "see that the brokers support idempotent producers (2.8 or newer, with ZooKeeper before 3.3)",
+            self._where,
+        )
