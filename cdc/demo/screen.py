@@ -147,9 +147,9 @@ def _headline(view: View) -> Text:
 
 def _nodes(view: View) -> Table:
     """Fits into 80 columns, and does not jump when figures grow."""
-    table = Table(header_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("follower")
-    columns = {"rows/s": 6, "transaction": 11, "lag": 8, "WAL lag": 8, "bank's total": 12, "snapshots": 10}
+    columns = {"rows/s": 6, "transaction": 11, "lag": 8, "WAL lag": 8, "bank's total": 12, "snapshots": 9}
     for name, width in columns.items():
         table.add_column(name, justify="right", min_width=width)
     for follower in view.followers:
