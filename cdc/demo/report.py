@@ -187,8 +187,7 @@ def _facts(report: Report) -> Table:
             f"left dead for {kill.down_seconds:.1f} s; after its restart new transactions arrived in "
             f"{kill.recovery_seconds:.1f} s, all of the backlog in {kill.caught_up_seconds:.1f} s",
         )
-    warning = "" if report.kafka_durable else " (nothing in it would survive its own restart)"
-    facts.add_row("servers", f"PostgreSQL {report.postgres}, {report.kafka}{warning}")
+    facts.add_row("servers", f"PostgreSQL {report.postgres}; {report.kafka}")
     return facts
 
 
