@@ -11,6 +11,7 @@
     |   |-- DivergenceError      the follower's rows are not the leader's
     |   `-- ProtocolError        bytes of the replication stream that are not what the protocol says
     `-- RetryableError      3    expected to pass: a lost connection, a deadlock, a server that starts
+        `-- BlockedError         passes once somebody acts; a daemon waits, and says so again and again
 
 Every error is one line for people: what happened, where, and what to do. Values of rows and
 passwords never go into any of the three.
@@ -81,6 +82,10 @@ class RetryableError(CdcError):
     """Expected to pass by itself; daemons retry with backoff, commands give up with exit code 3."""
 
     exit_code = 3
+
+
+class BlockedError(RetryableError):
+    """Nothing can go on before somebody acts; then everything does, by itself."""
 
 
 def _one_line(text: str) -> str:

@@ -74,7 +74,7 @@ class Target(Protocol):
         ...
 
     def plan(self, schema: TableSchema) -> TablePlan:
-        """Raises DivergenceError with the DDL to run when the follower cannot take this shape."""
+        """Raises BlockedError with the DDL to run when the follower cannot take this shape."""
         ...
 
     def known_schema(self, fingerprint: str) -> TableSchema | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from cdc.errors import RetryableError
+from cdc.errors import BlockedError, RetryableError
 from cdc.stop import StopToken
 
 log = structlog.get_logger(__name__)
@@ -48,8 +48,10 @@ def run_with_retries(run: Callable[[Callable[[], None]], None], stop: StopToken,
             return
         except RetryableError as error:
             wait = backoff.next_wait()
-            log.warning(
-                "interrupted, trying again",
+            blocked = isinstance(error, BlockedError)
+            tell = log.error if blocked else log.warning
+            tell(
+                "blocked until somebody acts" if blocked else "interrupted, trying again",
                 service=name,
                 error=str(error),
                 attempt=backoff.attempt,

@@ -10,10 +10,12 @@ from typing import Self
 
 import psutil
 import psycopg
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
 from cdc.demo.errors import Interrupted
+from cdc.errors import CheckError
 from cdc.local import KafkaServer, PostgresServer, find_kafka
 from cdc.stop import StopToken
 
@@ -26,6 +28,7 @@ CLERK = "clerk"
 
 _GRANT_SECONDS = 30
 _KAFKA_PATIENCE_SECONDS = 30
+_GIVEN_KAFKA_SECONDS = 5
 
 Tell = Callable[[str], None]
 
@@ -43,6 +46,8 @@ class Servers:
 
     def start(self, stop: StopToken, tell: Tell) -> None:
         """Returns when all answer; raises Interrupted when `stop` is set meanwhile."""
+        if self._given_kafka:
+            _check_answers(self._given_kafka)
         tell("starting three PostgreSQL servers and Kafka")
         with ThreadPoolExecutor(len(NODES) + 1) as pool:
             starts = [pool.submit(self._start_kafka, tell)]
@@ -98,6 +103,16 @@ class Servers:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _check_answers(bootstrap_servers: str) -> None:
+    """Before anything is started: a given Kafka runs already, or there is nothing to wait for."""
+    try:
+        AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0}).list_topics(timeout=_GIVEN_KAFKA_SECONDS)
+    except KafkaException as error:
+        raise CheckError(
+            f"Kafka does not answer ({error.args[0].name()})", "start it, or leave --kafka out", bootstrap_servers
+        ) from error
 
 
 def _wait_for(starts: list[Future[None]], stop: StopToken) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 from cdc import failpoints
-from cdc.errors import ChainGapError, LogError
+from cdc.errors import CdcError, ChainGapError, LogError
 from cdc.events.net_effect import Change, NetEffect, NotCollapsible, collapse
 from cdc.events.position import Position
 from cdc.events.table import TableId, TableSchema
@@ -145,9 +145,14 @@ class _Session:
     def step(self) -> bool:
         """Read what is there, apply what is complete. True when something was committed."""
         records = self._read()
-        for record in records:
-            if not self._accept(record):
-                return False
+        try:
+            for record in records:
+                if not self._accept(record):
+                    return False
+        except CdcError:
+            # What came before the record that cannot be taken is complete and goes in.
+            self._flush_what_is_complete()
+            raise
         window = self._window
         full = len(window.items) >= self._limits.rows or window.size >= self._limits.bytes
         if window.position is not None and (full or len(records) < self._limits.fetch):
@@ -159,9 +164,12 @@ class _Session:
 
     def finish(self) -> None:
         """Commit what is complete; what is half done is left to the next start."""
+        self._flush_what_is_complete()
+        self._target.rollback()
+
+    def _flush_what_is_complete(self) -> None:
         if self._window.position is not None:
             self._flush_complete(self._window.position)
-        self._target.rollback()
 
     # accepting
 

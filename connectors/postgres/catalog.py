@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import sql
 
-from cdc.events.table import TableId
+from cdc.events.table import Column, TableId
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,11 @@ def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | 
         other_unique_indexes=max(0, len(indexes) - 1),
         firing_triggers=tuple(name for (name,) in triggers),
     )
+
+
+def column_definition(connection: psycopg.Connection, column: Column) -> str:
+    """Name and type as DDL writes them, with the type's modifier; a type that is unknown here by its name only."""
+    type_name = sql.Identifier(*column.type.split(".", 1)).as_string(None)
+    row = connection.execute("SELECT format_type(to_regtype(%s), %s)", (type_name, column.typmod)).fetchone()
+    known = row[0] if row and row[0] else type_name
+    return f"{sql.Identifier(column.name).as_string(None)} {known}"

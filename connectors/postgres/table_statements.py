@@ -31,11 +31,6 @@ def only(table: TableId, facts: TableFacts) -> sql.Composed:
     return sql.SQL("" if facts.partitioned else "ONLY ") + qualified(table)
 
 
-def column_ddl(schema: TableSchema, name: str) -> str:
-    column = next(c for c in schema.columns if c.name == name)
-    return f"{sql.Identifier(name).as_string(None)} {column.type}"
-
-
 def cells_of(names: tuple[str, ...]) -> Callable[[Row], Iterable[str | None]]:
     if len(names) == 1:
         only = names[0]

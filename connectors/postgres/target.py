@@ -20,19 +20,19 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
 
-from cdc.errors import CdcError, CheckError, DivergenceError, FencedError, RetryableError
+from cdc.errors import BlockedError, CdcError, CheckError, DivergenceError, FencedError, RetryableError
 from cdc.events.net_effect import Change, NetEffect, Row
 from cdc.events.position import Position
 from cdc.events.table import TableId, TableSchema
 from cdc.log.records import Truncation
 from cdc.ports import TablePlan
 from cdc.protocol.lsn import Lsn
-from connectors.postgres.catalog import TableFacts, table_facts
+from connectors.postgres.catalog import TableFacts, column_definition, table_facts
 from connectors.postgres.connection import connect, translated
 from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
 from connectors.postgres.progress import follower_progress, timestamp
-from connectors.postgres.table_statements import Stage, TableStatements, cells_of, column_ddl, only, qualified
+from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only, qualified
 
 _SESSION = """
 SET session_replication_role = replica;
@@ -166,23 +166,22 @@ class PostgresTarget:
         return table.plan
 
     def _check(self, schema: TableSchema, facts: TableFacts | None) -> TableFacts:
-        quoted = qualified(schema.table).as_string(None)
+        there = facts.columns.keys() | facts.generated if facts else frozenset()
+        missing = [column for column in schema.columns if column.name not in there]
+        if facts is not None and not missing:
+            return facts
+        with translated(self._node):
+            definitions = [column_definition(self._conn, column) for column in missing]
+        table = qualified(schema.table).as_string(None)
         if facts is None:
-            columns = ", ".join(column_ddl(schema, column.name) for column in schema.columns)
-            raise DivergenceError(
-                f"table {schema.table} does not exist here",
-                f"create it as it is on the leader, then start again: CREATE TABLE {quoted} ({columns})",
-                self._node,
-            )
-        missing = [c.name for c in schema.columns if c.name not in facts.columns and c.name not in facts.generated]
-        if missing:
-            clauses = ", ".join(f"ADD COLUMN {column_ddl(schema, name)}" for name in missing)
-            raise DivergenceError(
-                f"table {schema.table} has no column {', '.join(missing)}",
-                f"run here, then start again: ALTER TABLE {quoted} {clauses}",
-                self._node,
-            )
-        return facts
+            what = f"table {schema.table} does not exist here"
+            ddl = f"CREATE TABLE {table} ({', '.join(definitions)}), with the leader's keys"
+        else:
+            what = f"table {schema.table} has no column {', '.join(column.name for column in missing)}"
+            ddl = f"ALTER TABLE {table} {', '.join(f'ADD COLUMN {definition}' for definition in definitions)}"
+        raise BlockedError(
+            what, f"run on this follower, after SET default_transaction_read_only = off: {ddl}", self._node
+        )
 
     def known_schema(self, fingerprint: str) -> TableSchema | None:
         with translated(self._node):
@@ -253,9 +252,7 @@ class PostgresTarget:
     def _only(self, table: TableId) -> sql.Composed:
         facts = table_facts(self._conn, table)
         if facts is None:
-            raise DivergenceError(
-                f"table {table} does not exist here", "create it as it is on the leader, then start again", self._node
-            )
+            raise BlockedError(f"table {table} does not exist here", "create it as it is on the leader", self._node)
         return only(table, facts)
 
     def apply_net(self, plan: TablePlan, effect: NetEffect) -> bool:
