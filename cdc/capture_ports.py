@@ -22,8 +22,6 @@ class TopicFacts:
     partitions: int
     cleanup_policy: str
     max_message_bytes: int
-    retention_ms: int
-    min_insync_replicas: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +166,11 @@ class LogWriter(Protocol):
     @property
     def delivered(self) -> int:
         """The greatest `progress` such that its batch and every one before it is durable; 0 at first."""
+        ...
+
+    @property
+    def deliveries(self) -> int:
+        """How many batches are durable."""
         ...
 
     def publish(self, records: Sequence[Record], progress: int) -> None: ...

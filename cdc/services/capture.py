@@ -205,6 +205,8 @@ class CaptureSession:
         self._told_at = 0.0
         self._completed_at = time.monotonic()
         self._delivered_at = time.monotonic()
+        self._deliveries = 0
+        self._stuck = False
 
     def run(self, stop: StopToken) -> None:
         """Until `stop`; then what was published is waited for and confirmed."""
@@ -227,13 +229,11 @@ class CaptureSession:
         self._confirm()
         self._mark_when_due()
         self._tell_when_due()
-        self._let_go_when_stuck()
+        self._watch_delivery()
 
     def _pump(self) -> None:
         """Read what has arrived and publish what is ready."""
         busy = self._writer.bytes_in_flight > 0
-        if not busy:
-            self._delivered_at = time.monotonic()
         frames = self._stream.read(_READ_BYTES, _BUSY_READ_SECONDS if busy else _IDLE_READ_SECONDS)
         if not frames:
             return
@@ -256,7 +256,6 @@ class CaptureSession:
         if delivered > self._confirmed_lsn:
             failpoints.hit(failpoints.CAPTURE_DELIVERED)
             self._confirmed_lsn = delivered
-            self._delivered_at = time.monotonic()
             self._progressed()
 
     def _mark_when_due(self) -> None:
@@ -282,18 +281,32 @@ class CaptureSession:
         self._assembler.reply_requested = False
         self._told_lsn, self._told_at = confirmed, time.monotonic()
 
-    def _let_go_when_stuck(self) -> None:
-        """A leader that shuts down waits until we confirm all, which we cannot while Kafka takes nothing.
+    def _watch_delivery(self) -> None:
+        """Say when Kafka takes nothing, and when it does again.
 
-        Such a leader takes no heartbeats; its slot keeps what we did not confirm.
+        A leader that shuts down waits until we confirm all, which we cannot meanwhile. It is let go: it takes
+        no heartbeats any more, and its slot keeps what we did not confirm.
         """
-        stuck = self._writer.bytes_in_flight > 0 and time.monotonic() - self._delivered_at > _STUCK_SECONDS
+        deliveries = self._writer.deliveries
+        if not self._writer.bytes_in_flight or deliveries != self._deliveries:
+            self._deliveries, self._delivered_at = deliveries, time.monotonic()
+        stuck = time.monotonic() - self._delivered_at > _STUCK_SECONDS
+        if stuck != self._stuck:
+            self._stuck = stuck
+            self._say_stuck(stuck)
         if stuck and self._heartbeat.silence > _STUCK_SECONDS + self._settings.heartbeat_seconds:
             raise RetryableError(
                 f"neither the leader nor kafka has answered for {_STUCK_SECONDS:.0f} s",
                 "see that the brokers run",
                 self._settings.leader,
             )
+
+    def _say_stuck(self, stuck: bool) -> None:
+        facts = {"topic": self._settings.topic, "bytes_in_flight": self._writer.bytes_in_flight}
+        if stuck:
+            log.warning("the log takes no records, the slot waits", seconds=_STUCK_SECONDS, **facts)
+        else:
+            log.info("the log takes records again", **facts)
 
     def _finish(self) -> None:
         if not self._writer.flush(_FLUSH_SECONDS):

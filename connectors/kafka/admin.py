@@ -14,7 +14,7 @@ from confluent_kafka.cimpl import NewTopic
 from cdc.capture_ports import TopicFacts
 from cdc.errors import CheckError, LogError, RetryableError
 from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, translate
-from connectors.kafka.settings import Settings
+from connectors.kafka.settings import QUIET, Settings
 
 _REQUEST_SECONDS = 5.0
 """Short: a daemon that is told to stop waits for it."""
@@ -51,7 +51,7 @@ class LogAdmin:
         self._topic_settings = topic_settings or TopicSettings()
         self._where = f"topic {topic}"
         try:
-            self._client = AdminClient(dict(_admin_settings(settings)))
+            self._client = AdminClient(_admin_settings(settings), logger=QUIET)
         except KafkaException as error:
             raise translate(error, self._where) from error
 
@@ -95,8 +95,6 @@ class LogAdmin:
             partitions=len(described.partitions),
             cleanup_policy=config.get("cleanup.policy", "delete"),
             max_message_bytes=int(config.get("max.message.bytes", "1048588")),
-            retention_ms=int(config.get("retention.ms", "-1")),
-            min_insync_replicas=int(config.get("min.insync.replicas", "1")),
         )
 
     def _create(self, *, validate_only: bool) -> bool:

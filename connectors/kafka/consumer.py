@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from cdc.errors import LogError, RetryableError
 from cdc.log.tail import LogTail, TailScan
 from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, translate
-from connectors.kafka.settings import consumer_settings
+from connectors.kafka.settings import QUIET, consumer_settings
 
 PARTITION = 0
 _REQUEST_SECONDS = 5.0
@@ -37,7 +37,7 @@ class LogReader:
         self._where = f"topic {topic}"
         self._offset = 0
         try:
-            self._consumer = Consumer({**consumer_settings(settings), "error_cb": self._on_error})
+            self._consumer = Consumer({**consumer_settings(settings), "error_cb": self._on_error, "logger": QUIET})
         except KafkaException as error:
             raise translate(error, self._where) from error
         self._client_error: KafkaError | None = None

@@ -15,12 +15,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cdc.errors import CdcError, RetryableError
 from cdc.log.parts import split_record
 from connectors.kafka.errors import translate
-from connectors.kafka.settings import producer_settings
+from connectors.kafka.settings import QUIET, producer_settings
+
+log = structlog.get_logger(__name__)
 
 PARTITION = 0
 _RECORD_OVERHEAD = 128
@@ -39,10 +42,13 @@ class LogProducer:
         self._batches: deque[tuple[int, int, int]] = deque()
         self._offset: int | None = None
         self._delivered = 0
+        self._deliveries = 0
         self._in_flight = 0
         self._error: CdcError | None = None
         try:
-            self._producer = Producer({**producer_settings(settings, max_message_bytes), "error_cb": self._on_error})
+            self._producer = Producer(
+                {**producer_settings(settings, max_message_bytes), "error_cb": self._on_error, "logger": QUIET}
+            )
         except KafkaException as error:
             raise translate(error, self._where) from error
 
@@ -55,6 +61,11 @@ class LogProducer:
     def delivered(self) -> int:
         """The greatest `progress` such that its batch and every one before it is durable."""
         return self._delivered
+
+    @property
+    def deliveries(self) -> int:
+        """How many batches are durable; that it grows means that Kafka takes records."""
+        return self._deliveries
 
     def publish(self, records: Sequence[tuple[bytes | None, bytes]], progress: int) -> None:
         """Hand over `records` (key, value), in order; never blocks. `progress` must not decrease.
@@ -143,10 +154,13 @@ class LogProducer:
         self._offset = offset
         self._in_flight -= size
         self._delivered = progress
+        self._deliveries += 1
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() == KafkaError._FATAL:
             self._fail(error)
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+            log.warning("no broker can be reached, trying again", topic=self._topic, error=error.str())
 
     def _fail(self, error: KafkaError) -> None:
         if self._error is None:

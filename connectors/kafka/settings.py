@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from cdc.errors import ConfigError
 
 Settings = dict[str, str | int | float | bool]
+
+QUIET = logging.getLogger("librdkafka")
+"""For the clients' `logger`: their own lines on stderr repeat what we report, in another form."""
+QUIET.addHandler(logging.NullHandler())
+QUIET.propagate = False
 
 _PRODUCER_FIXED: Settings = {
     "acks": "all",

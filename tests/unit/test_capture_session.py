@@ -72,6 +72,7 @@ class ScriptedWriter:
         self.batches: deque[tuple[list[Record], int]] = deque()
         self.durable: list[Record] = []
         self.delivered = 0
+        self.deliveries = 0
         self.published: list[Record] = []
 
     @property
@@ -86,6 +87,7 @@ class ScriptedWriter:
         for _ in range(min(batches, len(self.batches))):
             records, self.delivered = self.batches.popleft()
             self.durable += records
+            self.deliveries += 1
 
     def poll(self, timeout: float) -> None:
         pass

@@ -15,7 +15,7 @@ from cdc.services.resume import Place, check_identity, check_slot, check_tail, c
 PLACE = Place("us-east", "shop.log", "cdc_shop")
 SYSTEM = SystemFacts("70", 1, Lsn(1000))
 IDENTITY = LeaderIdentity("shop", 2, "70", 1, "cdc_shop", "shop.log", "id1")
-TOPIC = TopicFacts("id1", 1, "delete", 1_000_000, 1, 1)
+TOPIC = TopicFacts("id1", 1, "delete", 1_000_000)
 SLOT = SlotFacts("pgoutput", "shop", False, None, None, Lsn(500), Lsn(400), "reserved", None)
 TAIL = LogTail(2, Lsn(460), Lsn(500), 0, 7, 7, Lsn(0), 0)
 
