@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -51,6 +52,12 @@ class LogProducer:
             )
         except KafkaException as error:
             raise translate(error, self._where) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     @property
     def bytes_in_flight(self) -> int:
