@@ -29,7 +29,7 @@ _PRODUCER_FIXED: Settings = {
 }
 _PRODUCER_DEFAULTS: Settings = {
     "linger.ms": 5,
-    "compression.type": "lz4",
+    "compression.type": "zstd",
     "batch.num.messages": 10000,
     "batch.size": 1000000,
 }
