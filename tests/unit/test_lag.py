@@ -5,7 +5,7 @@ from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
 from cdc.services.lag import LeaderProgress, follower_hop, log_hop
 
-TAIL = LogTail(1, Lsn(1000), Lsn(1050), 10_000_000, 7, 9)
+TAIL = LogTail(1, Lsn(1000), Lsn(1050), 10_000_000, 7, 9, Lsn(0), 0)
 
 
 def leader(insert_lsn: int, now_us: int) -> LeaderProgress:
