@@ -154,3 +154,15 @@ class InitialCopy(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderProgress:
+    """How far the leader is, by its own clock (`now_us`); `retained_bytes` of WAL are kept by the slot."""
+
+    insert_lsn: Lsn
+    now_us: int
+    confirmed_flush_lsn: Lsn
+    slot_active: bool
+    retained_bytes: int
+    wal_status: str

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from cdc.config import Settings
 from cdc.errors import CdcError, LogError
+from cdc.ports import LeaderProgress
 from cdc.services.apply import ApplyService
 from cdc.services.capture import CaptureService, CaptureSettings
 from cdc.services.initialize import Initializer, InitializeSettings
-from cdc.services.lag import Hop, LeaderProgress, follower_hop, log_hop
+from cdc.services.lag import Hop, follower_hop, log_hop
 from cdc.stop import StopToken
 from connectors.kafka.admin import LogAdmin, TopicSettings
 from connectors.kafka.consumer import LogReader

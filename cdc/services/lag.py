@@ -11,19 +11,7 @@ from dataclasses import dataclass
 
 from cdc.events.position import Position
 from cdc.log.tail import LogTail
-from cdc.protocol.lsn import Lsn
-
-
-@dataclass(frozen=True, slots=True)
-class LeaderProgress:
-    """`now_us` is the leader's clock; `retained_bytes` the WAL that the slot keeps from being removed."""
-
-    insert_lsn: Lsn
-    now_us: int
-    confirmed_flush_lsn: Lsn
-    slot_active: bool
-    retained_bytes: int
-    wal_status: str
+from cdc.ports import LeaderProgress
 
 
 @dataclass(frozen=True, slots=True)

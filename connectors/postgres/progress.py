@@ -8,8 +8,8 @@ import psycopg
 
 from cdc.errors import CheckError
 from cdc.events.position import Position
+from cdc.ports import LeaderProgress
 from cdc.protocol.lsn import Lsn
-from cdc.services.lag import LeaderProgress
 from connectors.postgres.connection import translated
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -2,8 +2,9 @@
 
 from cdc.events.position import Position
 from cdc.log.tail import LogTail
+from cdc.ports import LeaderProgress
 from cdc.protocol.lsn import Lsn
-from cdc.services.lag import LeaderProgress, follower_hop, log_hop
+from cdc.services.lag import follower_hop, log_hop
 
 TAIL = LogTail(1, Lsn(1000), Lsn(1050), 10_000_000, 7, 9, Lsn(0), 0)
 
