@@ -47,7 +47,9 @@ class Stage:
         stage = sql.Identifier("pg_temp", self.name)
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         key = table.plan.key
-        match = sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in key)
+        match = sql.SQL(" AND ").join(
+            sql.SQL("t.{0} {1} s.{0}").format(sql.Identifier(name), sql.SQL(table.equality(name))) for name in key
+        )
         assigned = [name for name in names if name not in key] or [name for name in key if name not in table.always]
         values = sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(name)) for name in assigned)
         parts = {"stage": stage, "columns": columns, "table": table.only, "match": match, "values": values}
@@ -92,6 +94,10 @@ class TableStatements:
         )
         self._stages: dict[tuple[str, ...], Stage] = {}
         self._statements: dict[tuple[str, tuple[str, ...]], bytes] = {}
+
+    def equality(self, name: str) -> str:
+        """The operator that the index on the key uses, as SQL."""
+        return self._facts.equality.get(name, "=")
 
     def stage(self, names: tuple[str, ...]) -> Stage:
         if names not in self._stages:
@@ -158,7 +164,10 @@ class TableStatements:
 
     def _find(self) -> sql.Composable:
         if self.plan.key:
-            return sql.SQL(" AND ").join(sql.SQL("{} = %s").format(_escaped(name)) for name in self.plan.key)
+            return sql.SQL(" AND ").join(
+                sql.SQL("{} {} %s").format(_escaped(name), sql.SQL(self.equality(name).replace("%", "%%")))
+                for name in self.plan.key
+            )
         same = sql.SQL(" AND ").join(
             sql.SQL("{}::text IS NOT DISTINCT FROM (%s::{})::text").format(
                 _escaped(name), sql.SQL(self._facts.columns[name].replace("%", "%%"))
