@@ -64,13 +64,13 @@ def demo(folder: Path) -> Iterator[StartDemo]:
         process.communicate()
 
 
-def until(lines: Any, text: str) -> None:
-    """Read on to the line that holds `text`."""
+def until(lines: Any, text: str) -> str:
+    """Read on to the line that holds `text`, and return it."""
     seen = []
     for line in lines:
         seen.append(line)
         if text in line:
-            return
+            return str(line)
     pytest.fail(f"the demo ended without saying {text!r}:\n{''.join(seen)}")
 
 
@@ -113,6 +113,18 @@ def test_demo_survives_its_kills_and_followers_end_equal(demo: StartDemo, folder
     assert set(report["daemon_exit_codes"].values()) == {0}
     assert "found Apache Kafka" in err
     assert processes_in(folder) == []
+    assert list(folder.iterdir()) == []
+
+
+def test_given_kafka_that_does_not_answer_is_told_in_one_line(demo: StartDemo, folder: Path):
+    process = demo("--kafka", "127.0.0.1:1")
+
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 3
+    (line,) = err.splitlines()
+    assert line.startswith("cdc: 127.0.0.1:1: Kafka does not answer")
+    assert "started" not in out
     assert list(folder.iterdir()) == []
 
 
@@ -160,15 +172,10 @@ def test_kept_group_goes_on_until_ctrl_c(demo: StartDemo, folder: Path, kafka: K
     process = demo("--seconds", "1", "--keep", "--kafka", kafka.bootstrap_servers)
     until(process.stdout, "PASSED")
     until(process.stdout, "left running")
-    hints = {}
-    for line in process.stdout or ():
-        name, _, value = line.strip().partition(" ")
-        hints[name] = value.strip()
-        if "a follower refuses it" in line:
-            break
+    configuration = until(process.stdout, "configuration ").split()[1]
 
     lag = subprocess.run(
-        [sys.executable, "-m", "cdc", "lag", "--json", "--config", hints["configuration"]],
+        [sys.executable, "-m", "cdc", "lag", "--json", "--config", configuration],
         cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert lag.returncode == 0, lag.stderr
