@@ -16,6 +16,8 @@ LOG_FORMATS = ("console", "json")
 
 def configure_logging(log_format: str, level: str = "info") -> None:
     """Set up the process's logs; `log_format` is one of LOG_FORMATS, `level` a standard level name."""
+    # What matters of it reaches us as exceptions; its own lines name hosts and users.
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     last: list[structlog.typing.Processor]
     if log_format == "json":
         last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 
 class StopToken:
-    """Set once; waits on it end at once. Safe to set from a signal handler or another thread."""
+    """Set once; waits on it end at once. Safe to set from a signal handler or another thread.
+
+    Not a `threading.Event`: its lock would be taken a second time when the signal comes inside `wait`.
+    `SimpleQueue.put` is made for that (manual of `queue`).
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._is_set = False
+        self._wake: SimpleQueue[None] = SimpleQueue()
 
     def set(self) -> None:
-        self._event.set()
+        self._is_set = True
+        self._wake.put(None)
 
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return self._is_set
 
     def wait(self, seconds: float) -> bool:
         """Sleep for at most `seconds`; True when the token was set."""
-        return self._event.wait(seconds)
+        if not self._is_set:
+            with suppress(Empty):
+                self._wake.get(timeout=max(0.0, seconds))
+                self._wake.put(None)  # for whoever else waits
+        return self._is_set
 
 
 @contextmanager
