@@ -59,7 +59,7 @@ class TablePlan:
     moves_values: bool
     """Another unique index could see two rows swap a value: updates must keep their order."""
     one_by_one: bool
-    """Triggers fire for the applier too, so that each change counts."""
+    """Triggers fire for the applier too, so that each change counts; or there is no column that COPY could fill."""
 
 
 class Target(Protocol):

@@ -17,6 +17,8 @@ SESSION_SETTINGS = {
     "extra_float_digits": "3",
     "bytea_output": "hex",
     "lc_monetary": "C",
+    "array_nulls": "on",
+    "xmloption": "content",
     "search_path": "pg_catalog",
     "default_transaction_read_only": "off",
     "statement_timeout": "0",

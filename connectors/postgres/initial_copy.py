@@ -159,13 +159,13 @@ class PostgresInitialCopy:
     def copy_table(self, table: TableId, progress: Callable[[int], None]) -> int:
         with translated(self._leader_name):
             facts = table_facts(self._source, table)
-            if facts is None or not facts.columns or facts.partitioned:
+            if facts is None or facts.partitioned:
                 return 0
             how = sql.SQL("(FORMAT binary)" if self._binary(table) else "(FORMAT text)")
-        names = sql.SQL(", ").join(map(sql.Identifier, facts.columns))
-        parts = {"table": sql.Identifier(*table), "columns": names, "how": how}
-        read = sql.SQL("COPY {table} ({columns}) TO STDOUT {how}").format(**parts)
-        write = sql.SQL("COPY {table} ({columns}) FROM STDIN {how}").format(**parts)
+        names = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Identifier, facts.columns)))
+        parts = {"table": sql.Identifier(*table), "columns": names if facts.columns else sql.SQL(""), "how": how}
+        read = sql.SQL("COPY {table} {columns} TO STDOUT {how}").format(**parts)
+        write = sql.SQL("COPY {table} {columns} FROM STDIN {how}").format(**parts)
         with translated(f"{self._leader_name} to {self._follower_name}, table {table}"):
             return self._pipe(read, write, progress)
 

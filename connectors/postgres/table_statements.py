@@ -85,7 +85,7 @@ class TableStatements:
             key=key,
             collapsible=bool(key) and has_index and set(facts.columns) == set(columns) and facts.always <= set(key),
             moves_values=facts.other_unique_indexes > 0,
-            one_by_one=bool(facts.firing_triggers),
+            one_by_one=bool(facts.firing_triggers) or not columns,
         )
         all_columns = len(columns) == len(schema.columns)
         self.cells: Callable[[Row], Iterable[str | None]] = dict.values if all_columns else cells_of(columns)
@@ -133,6 +133,8 @@ class TableStatements:
 
     def _compose(self, op: str, names: tuple[str, ...]) -> sql.Composed:
         columns = sql.SQL(", ").join(map(_escaped, names))
+        if op == "c" and not names:
+            return sql.SQL("INSERT INTO {} DEFAULT VALUES").format(_escaped(*self.plan.schema.table))
         if op == "c":
             values = sql.SQL(", ").join(sql.Placeholder() * len(names))
             return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})").format(
@@ -165,15 +167,20 @@ class TableStatements:
     def _find(self) -> sql.Composable:
         if self.plan.key:
             return sql.SQL(" AND ").join(
-                sql.SQL("{} {} %s").format(_escaped(name), sql.SQL(self.equality(name).replace("%", "%%")))
+                sql.SQL("{} {} %s::{}").format(
+                    _escaped(name), sql.SQL(self.equality(name).replace("%", "%%")), self._type_of(name)
+                )
                 for name in self.plan.key
             )
-        same = sql.SQL(" AND ").join(
-            sql.SQL("{}::text IS NOT DISTINCT FROM (%s::{})::text").format(
-                _escaped(name), sql.SQL(self._facts.columns[name].replace("%", "%%"))
-            )
+        same: sql.Composable = sql.SQL(" AND ").join(
+            sql.SQL("{}::text IS NOT DISTINCT FROM (%s::{})::text").format(_escaped(name), self._type_of(name))
             for name in self.plan.columns
         )
+        if not self.plan.columns:
+            same = sql.SQL("true")
         return sql.SQL("(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)").format(
             self._only_escaped, same
         )
+
+    def _type_of(self, name: str) -> sql.SQL:
+        return sql.SQL(self._facts.columns[name].replace("%", "%%"))
