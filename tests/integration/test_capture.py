@@ -52,10 +52,12 @@ class Captured:
 
     def insert(self, first: int, count: int, transactions: int = 1) -> None:
         """`count` rows a transaction, numbered from `first`."""
-        for start in range(first, first + count * transactions, count):
-            self.pipeline.execute(
+        self.pipeline.execute(
+            *(
                 f"INSERT INTO ledger SELECT g, 'note ' || g FROM generate_series({start}, {start + count - 1}) g"
+                for start in range(first, first + count * transactions, count)
             )
+        )
 
     def slot_lsn(self) -> int:
         query = f"SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{self.pipeline.group.slot}'"
@@ -268,12 +270,13 @@ class TestServers:
         kafka = own_kafka()
         captured = Captured(pipelines.new(TABLE, followers=(), kafka_server=kafka).init(), kafka.bootstrap_servers)
         captured.start()
-        with writing(captured, rows=100, transactions=200):
-            time.sleep(0.5)
+        before = captured.tail().commit_lsn
+        with writing(captured, rows=40, transactions=1500):
+            assert wait_for(lambda: captured.tail().commit_lsn > before, seconds=20)
             kafka.kill()
             kafka.start()
         captured.catch_up(seconds=60)
-        assert captured.ids() == list(range(1, 20_001))
+        assert captured.ids() == list(range(1, 60_001))
         captured.pipeline.check_running("capture")
 
     def test_while_kafka_hangs_both_capture_and_the_leader_can_end(
@@ -291,7 +294,7 @@ class TestServers:
         assert seconds_of(lambda: server.stop("fast")) < 20
         server.start()
         captured.insert(21, 10)
-        time.sleep(1.0)
+        assert wait_for(lambda: "interrupted" in captured.pipeline.log_of("capture"), seconds=20)
         assert seconds_of(lambda: captured.pipeline.group.stop("capture")) < 10.5
         kafka.resume()
         captured.start()
