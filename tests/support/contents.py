@@ -26,8 +26,9 @@ ORDER BY 1, 2
 _ROW = sql.Identifier("the whole row")
 
 
-def digests(dsn: str, prefix: str = "") -> dict[str, tuple[int, str | None]]:
-    """Number of rows and a hash over their text, by table (schema.table); of all whose name begins with `prefix`."""
+def digests(dsn: str, prefix: str | tuple[str, ...] = "") -> dict[str, tuple[int, str | None]]:
+    """Number of rows and a hash over their text, by table (schema.table); of all whose name begins with
+    `prefix`, or one of several."""
     found: dict[str, tuple[int, str | None]] = {}
     with psycopg.connect(dsn, autocommit=True, options=_PINNED) as connection:
         for schema, name in connection.execute(_TABLES).fetchall():

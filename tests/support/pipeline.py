@@ -153,7 +153,7 @@ class Pipeline:
                 log = tail_of(self.group.log_of(name), 30)
                 pytest.fail(f"{name} ended with code {process.returncode}:\n{log}")
 
-    def assert_equal(self, prefix: str = "", *followers: str) -> None:
+    def assert_equal(self, prefix: str | tuple[str, ...] = "", *followers: str) -> None:
         """Every row of every table (schema.table begins with `prefix`) has the same text here and there."""
         expected = digests(self.leader, prefix)
         assert expected, "nothing to compare"
