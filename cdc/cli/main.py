@@ -41,8 +41,11 @@ def main() -> None:
     """Entry point: every expected error becomes one line on stderr and its exit code."""
     try:
         cli.main(standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(ConfigError.exit_code)
+    except click.ClickException as error:
+        click.echo(f"cdc: {_usage(error)}", err=True)
         sys.exit(ConfigError.exit_code)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
@@ -56,3 +59,9 @@ def main() -> None:
         # Not translated where it happened, which is a bug; its text may hold values of rows.
         click.echo(f"cdc: unexpected database error {type(error).__name__} ({error.sqlstate})", err=True)
         sys.exit(CdcError.exit_code)
+
+
+def _usage(error: click.ClickException) -> ConfigError:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path.split()[1:] if context else []
+    return ConfigError(error.format_message(), " ".join(["see cdc", *command, "--help"]), " ".join(command) or None)

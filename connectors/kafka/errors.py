@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException
 
-from cdc.errors import CdcError, CheckError, LogError, RetryableError
+from cdc.errors import CdcError, CheckError, ConfigError, LogError, RetryableError
 
 _UNKNOWN_TOPIC = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -21,7 +21,7 @@ _REFUSED = (
     KafkaError._AUTHENTICATION,
 )
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
-_SETUP = (KafkaError._INVALID_ARG, KafkaError._SSL, KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG)
+_SETUP = (KafkaError._SSL, KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG)
 
 NO_SUCH_TOPIC_REMEDY = (
     "run cdc init if the group is new; a log that was deleted cannot come back: start a new group and bootstrap "
@@ -52,6 +52,8 @@ def translate(error: KafkaError | KafkaException, where: str) -> CdcError:
         )
     if code in _TOO_LARGE:
         return LogError(f"a record is too large for the broker: {text}", "raise max.message.bytes of the topic", where)
+    if code == KafkaError._INVALID_ARG:
+        return ConfigError(f"kafka client: {text}", "correct the kafka settings", where)
     if code in _SETUP:
         return CheckError(f"kafka client: {text}", "correct the kafka settings", where)
     return RetryableError(f"kafka: {text}", "see that the brokers run and can be reached", where)

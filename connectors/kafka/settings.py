@@ -60,7 +60,12 @@ _COMMON_DEFAULTS: Settings = {
 
 
 def common_settings(bootstrap_servers: str, client_id: str, extra: Mapping[str, str] | None = None) -> Settings:
-    """What every client gets; `extra` is the operator's own (security and tuning), in librdkafka's words."""
+    """What every client gets; `extra` is the operator's own (security and tuning), in librdkafka's words.
+
+    Raises ConfigError for a setting that breaks the log, whichever client would use it.
+    """
+    for fixed in (_PRODUCER_FIXED, _CONSUMER_FIXED):
+        _refuse_other_values(extra or {}, fixed)
     return {
         **_COMMON_DEFAULTS,
         **(extra or {}),
@@ -91,15 +96,17 @@ _FOREIGN = {
 }
 
 
-def _merge(common: Mapping[str, str | int | float | bool], defaults: Settings, fixed: Settings) -> Settings:
-    kind = "producer" if "acks" in fixed else "consumer"
-    wrong = [
-        name for name, value in fixed.items() if name in common and str(common[name]).lower() != str(value).lower()
-    ]
+def _refuse_other_values(given: Mapping[str, str | int | float | bool], fixed: Settings) -> None:
+    wrong = [name for name, value in fixed.items() if name in given and str(given[name]).lower() != str(value).lower()]
     if wrong:
         raise ConfigError(
             f"kafka setting {wrong[0]} must be {str(fixed[wrong[0]]).lower()}: the log would lose or double records",
             f"remove {wrong[0]} from the kafka settings",
         )
+
+
+def _merge(common: Mapping[str, str | int | float | bool], defaults: Settings, fixed: Settings) -> Settings:
+    kind = "producer" if "acks" in fixed else "consumer"
+    _refuse_other_values(common, fixed)
     given = {name: value for name, value in common.items() if not name.startswith(_FOREIGN[kind])}
     return {**defaults, **given, **fixed}
