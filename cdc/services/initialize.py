@@ -256,7 +256,10 @@ def check_leader(facts: LeaderFacts, slot: SlotFacts | None, where: str) -> None
 
 
 def check_tables(candidates: Sequence[CandidateTable], patterns: Sequence[str], where: str) -> None:
-    """Raises CheckError when there is nothing to publish, or publishing would break the application's writes."""
+    """Raises CheckError when there is nothing to publish, or publishing would break the application's writes.
+
+    A table without replica identity takes only inserts once it is published; who names it and not a pattern knows.
+    """
     if not candidates:
         raise CheckError(
             f"no table matches {', '.join(patterns)}", "create the tables first, or correct capture.tables", where
@@ -268,11 +271,12 @@ def check_tables(candidates: Sequence[CandidateTable], patterns: Sequence[str], 
             "only an owner publishes a table: grant the owning role, or narrow capture.tables",
             where,
         )
-    without = [str(candidate.table) for candidate in candidates if not candidate.has_identity]
+    without = [str(c.table) for c in candidates if not c.has_identity and str(c.table) not in patterns]
     if without:
         raise CheckError(
             f"no replica identity: {_some(without)}; once published, the server refuses UPDATE and DELETE on them",
-            "add a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL",
+            "add a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL, or name the table itself in capture.tables "
+            "if it takes inserts only",
             where,
         )
 
