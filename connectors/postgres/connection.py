@@ -24,6 +24,10 @@ SESSION_SETTINGS = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    # The server's side: a session whose client is gone lets go of its slot or lock in half a minute.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
 }
 """Values travel as text, so every session that reads or writes them must agree on the text (bug class 25:
 DateStyle and its kin). A follower's database is read-only by default; our sessions say otherwise."""

@@ -59,6 +59,7 @@ class PostgresTarget:
         self._wait = wait
         self._connection: psycopg.Connection | None = None
         self._position: Position | None = None
+        self._last_backend = 0
         self._tables: dict[str, TableStatements] = {}
         self._stages: set[str] = set()
         self._staged: set[str] = set()
@@ -121,12 +122,21 @@ class PostgresTarget:
                 "SELECT pg_try_advisory_lock(hashtextextended('cdc.apply ' || %s, 0))", (self._log,)
             ).fetchone()
             if row and row[0]:
+                self._last_backend = self._conn.info.backend_pid
                 return
+            self._end_lost_session()
             if waited >= _LOCK_PATIENCE_SECONDS or self._wait(0.5):
                 raise FencedError(
                     f"another applier works on this follower ({self._lock_holder()})", "stop one of the two", self._node
                 )
             waited += 0.5
+
+    def _end_lost_session(self) -> None:
+        """When the connection broke, the server may not know it, and our own session before holds the lock."""
+        self._conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND application_name = %s",
+            (self._last_backend, f"cdc apply {self._node}"),
+        )
 
     def _lock_holder(self) -> str:
         row = self._conn.execute(
