@@ -15,6 +15,9 @@ from psycopg import conninfo
 from cdc.errors import CheckError, ConfigError
 from connectors.postgres.connection import conninfo_for
 
+_ABOUT_ROWS = ("21", "22", "23", "44", "P0")
+"""Classes of SQLSTATE whose messages may quote values."""
+
 
 class ClientPrograms:
     """`pg_dump` and `psql` of one folder, whose version is the lowest that is at least `server_major`.
@@ -43,7 +46,17 @@ class ClientPrograms:
 
     def psql(self, dsn: str, where: str, script: str) -> None:
         """Run `script` in one transaction, or stop at the first error. Raises CheckError."""
-        arguments = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-o", os.devnull]
+        arguments = [
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-v",
+            "VERBOSITY=verbose",
+            "--single-transaction",
+            "-o",
+            os.devnull,
+        ]
         self._run("psql", dsn, where, arguments, script)
 
     def _run(self, program: str, dsn: str, where: str, arguments: list[str], script: str | None) -> str:
@@ -67,7 +80,11 @@ class ClientPrograms:
 
 def _complaint(stderr: str) -> str:
     lines = [line for line in stderr.splitlines() if "error" in line.lower() or "fatal" in line.lower()]
-    return (lines or stderr.splitlines() or ["it gave no reason"])[0][:300]
+    first = (lines or stderr.splitlines() or ["it gave no reason"])[0][:300]
+    state = re.search(r"ERROR: +([0-9A-Z]{5}): ", first)
+    if state and state[1].startswith(_ABOUT_ROWS):
+        return f"error {state[1]} in rows, not shown because it may quote them: see the log of the server"
+    return first
 
 
 def _folders() -> Iterator[Path]:
