@@ -34,7 +34,8 @@ FOLLOWER_SETTINGS = {
 }  # fmt: skip
 # What the statements of the cases are written in.
 PLAIN = (
-    "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c array_nulls=on -c xmloption=content -c standard_conforming_strings=on "
+    "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c array_nulls=on -c xmloption=content "
+    "-c standard_conforming_strings=on "
     "-c default_transaction_isolation=read\\ committed -c search_path={schema},public"
 )
 
