@@ -43,6 +43,9 @@ SET jit = off
 """
 """synchronous_commit may be off because rows and position commit together: what a crash of the follower
 takes back is read from the log again."""
+_NOTICE_DEATH = "SET client_connection_check_interval = '2s'"
+"""Without it, the backend of an applier that was killed while a statement ran or waited for a lock would keep the
+lock of this follower until that statement ends."""
 _CANCEL_SECONDS = 2.0
 _LOCK_PATIENCE_SECONDS = 10.0
 """A predecessor that was killed leaves its backend behind until the server notices."""
@@ -107,6 +110,8 @@ class PostgresTarget:
     def _take_role(self) -> None:
         try:
             self._conn.execute(_SESSION)
+            with suppress(psycopg.errors.InvalidParameterValue):  # a server on Windows cannot do it
+                self._conn.execute(_NOTICE_DEATH)
         except psycopg.errors.InsufficientPrivilege as error:
             raise CheckError(
                 "the role of the dsn may not set session_replication_role",
