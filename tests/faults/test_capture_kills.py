@@ -1,0 +1,172 @@
+"""Capture dies without a word, at any moment: the log goes on without a gap, and every follower gets all of it once."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import orjson
+import psycopg
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from cdc import failpoints
+from cdc.local import KafkaServer
+from cdc.local.processes import wait_for
+from connectors.kafka.consumer import LogReader
+from connectors.kafka.settings import common_settings
+from tests.fixtures.pipeline import Pipelines
+from tests.support.bank import BANK, Bank, BankWatch, a_moment
+from tests.support.pipeline import FOLLOWER, Pipeline
+
+pytestmark = pytest.mark.faults
+
+# Without a key: a row that arrives twice is there twice, and no constraint hides it.
+RECEIPTS = (
+    "CREATE TABLE receipt (n bigint)",
+    "ALTER TABLE receipt REPLICA IDENTITY FULL",
+    "CREATE FUNCTION receipt() RETURNS trigger LANGUAGE plpgsql AS "
+    "'BEGIN INSERT INTO public.receipt VALUES (NEW.n); RETURN NULL; END'",
+    "CREATE TRIGGER receipt AFTER INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION receipt()",
+)
+GIANT_ROWS = 20_000
+# Between its two halves the total of the bank is another one, so that a part of it would be seen.
+GIANT = (
+    f"UPDATE counter SET n = n + {GIANT_ROWS}",
+    "UPDATE account SET balance = balance - 5 WHERE id % 2 = 0",
+    "INSERT INTO ledger (n, source, target, amount, details) SELECT counter.n - g + 1, 2, 1, 5, "
+    f"jsonb_build_object('filler', repeat(md5(g::text), 6)) FROM counter, generate_series(1, {GIANT_ROWS}) g",
+    "UPDATE account SET balance = balance + 5 WHERE id % 2 = 1",
+)
+
+
+class SlotWatch:
+    """Asks for the slot, then reads the log to its end, all the time: the slot must not have been further."""
+
+    def __init__(self, pipeline: Pipeline, bootstrap_servers: str) -> None:
+        self.violations: list[str] = []
+        self.samples = 0
+        self._leader = pipeline.leader
+        self._slot = pipeline.group.slot
+        self._log = TopicPartition(pipeline.group.topic, 0)
+        self._bootstrap_servers = bootstrap_servers
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="slot-watch", daemon=True)
+
+    def check(self, at_least: int = 10) -> None:
+        wait_for(lambda: self.samples >= at_least or bool(self.violations), seconds=10)
+        assert not self.violations, self.violations[:5]
+        assert self.samples >= at_least, "the slot was hardly looked at"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(20)
+
+    def _run(self) -> None:
+        consumer = Consumer(
+            {"bootstrap.servers": self._bootstrap_servers, "group.id": "slot-watch", "enable.auto.commit": False}
+        )
+        try:
+            with psycopg.connect(self._leader, autocommit=True) as connection:
+                self._compare(connection, consumer)
+        except Exception as error:
+            self.violations.append(f"{type(error).__name__}: {error}")
+        finally:
+            consumer.close()
+
+    def _compare(self, connection: psycopg.Connection, consumer: Consumer) -> None:
+        query = "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = %s"
+        offset = end = 0
+        consumer.assign([TopicPartition(self._log.topic, 0, offset)])
+        while not self._stop.wait(0.02):
+            row = connection.execute(query, (self._slot,)).fetchone()
+            assert row is not None
+            _, high = consumer.get_watermark_offsets(self._log, 10)
+            while offset < high and not self._stop.is_set():
+                for message in consumer.consume(5000, 0.2):
+                    offset = int(message.offset() or 0) + 1
+                    end = max(end, orjson.loads(message.value() or b"")["cdc"].get("end_lsn", 0))
+            if offset >= high:
+                self.samples += 1
+                if row[0] > end:
+                    self.violations.append(f"the slot is confirmed up to {row[0]}, the log ended at {end}")
+
+
+@pytest.fixture
+def pipeline(module_pipelines: Pipelines) -> Pipeline:
+    """The bank on a leader, and everything running."""
+
+    def build() -> Pipeline:
+        return module_pipelines.new(*BANK, *RECEIPTS).init().bootstrap().start()
+
+    return module_pipelines.kept("bank", build)
+
+
+@contextmanager
+def under_load(pipeline: Pipeline, kafka: KafkaServer) -> Iterator[Bank]:
+    """The bank works meanwhile; in the end, every look at follower and slot was right and all rows are there once."""
+    servers = kafka.bootstrap_servers
+    with BankWatch(pipeline.followers[FOLLOWER]) as watch, SlotWatch(pipeline, servers) as slot:
+        with Bank(pipeline.leader) as bank:
+            bank.transacts(10)
+            yield bank
+            bank.transacts(30)
+        pipeline.catch_up()
+        watch.check()
+        slot.check()
+    pipeline.assert_equal()
+
+
+def test_kills_at_random_moments_lose_and_double_nothing(pipeline: Pipeline, kafka: KafkaServer):
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    with under_load(pipeline, kafka) as bank:
+        for _ in range(3):
+            bank.transacts(20)
+            a_moment(chance, 0.7)
+            pipeline.group.kill("capture")
+            pipeline.start_capture()
+
+
+@pytest.mark.parametrize("failpoint", [failpoints.CAPTURE_PRODUCED, failpoints.CAPTURE_DELIVERED])
+def test_a_kill_before_the_slot_is_confirmed_loses_and_doubles_nothing(
+    pipeline: Pipeline, kafka: KafkaServer, failpoint: str
+):
+    with under_load(pipeline, kafka):
+        for turn in (1, 6):
+            pipeline.group.kill("capture")
+            pipeline.start_capture(failpoint=f"{failpoint}:{turn}")
+            assert pipeline.ends("capture") == -signal.SIGKILL
+        pipeline.start_capture()
+
+
+def test_a_transaction_whose_first_part_is_in_the_log_goes_on_and_arrives_once(pipeline: Pipeline, kafka: KafkaServer):
+    pipeline.group.kill("capture")
+    pipeline.start_capture(failpoint=f"{failpoints.CAPTURE_MID_TRANSACTION}:5")
+    pipeline.catch_up()  # what follows does not meet a producer that is still connecting
+    pipeline.transact(*GIANT)
+    with under_load(pipeline, kafka):
+        assert pipeline.ends("capture") == -signal.SIGKILL
+        with LogReader(common_settings(kafka.bootstrap_servers, "test"), pipeline.group.topic) as reader:
+            assert wait_for(lambda: has_a_part(reader), seconds=10)
+            tail = reader.read_tail()
+        assert tail is not None
+        assert 100 < tail.partial_seq < GIANT_ROWS
+        assert pipeline.position() < tail.partial_commit_lsn
+        pipeline.start_capture()
+
+
+def has_a_part(reader: LogReader) -> bool:
+    """Whether the log ends inside a transaction."""
+    tail = reader.read_tail()
+    return tail is not None and tail.partial_seq > 0
