@@ -79,6 +79,11 @@ class Window:
         self.position = None
         return taken
 
+    def drop_unfinished(self) -> None:
+        """Forget the changes of a transaction that will never be complete."""
+        del self.items[self.complete :]
+        self.size = self.complete_size
+
     def take_all(self) -> list[Change | Truncation]:
         taken, self.items, self.size = self.items, [], 0
         return taken
@@ -140,6 +145,8 @@ class _Session:
         self._schemas: dict[str, TableSchema] = {}
         self._new_schemas: list[TableSchema] = []
         self._hint_in_doubt = True
+        self._in_pieces = False
+        """Whether the follower's open transaction holds a part of a leader transaction that is not complete."""
         reader.seek(position.next_offset)
 
     def step(self) -> bool:
@@ -159,6 +166,7 @@ class _Session:
             self._flush_complete(window.position)
             return True
         if full:
+            self._in_pieces = True
             self._apply(window.take_all())
         return False
 
@@ -177,7 +185,8 @@ class _Session:
         try:
             return self._reader.consume(self._limits.fetch, IDLE_WAIT_SECONDS)
         except LogError:
-            if not self._hint_in_doubt:
+            first, end = self._reader.watermarks()
+            if not self._hint_in_doubt or first == end:
                 raise
             self._read_from_beginning()
             return ()
@@ -186,6 +195,7 @@ class _Session:
         """The stored offset is only a hint: where it does not fit, the chain decides from the beginning on."""
         log.warning("stored offset does not fit the log, reading from its beginning")
         self._hint_in_doubt = False
+        self._joiner = PartJoiner()
         first, _ = self._reader.watermarks()
         self._reader.seek(first)
 
@@ -197,6 +207,8 @@ class _Session:
         try:
             kind = meta.get("kind")
             if kind == "part":
+                if not self._joiner.pending and meta["part"] != 1:
+                    return True  # begins before the place where we began; if it was needed the chain tells
                 joined = self._joiner.add(meta, event["message"]["content"])
                 if joined is None:
                     return True
@@ -212,8 +224,11 @@ class _Session:
             )
             if verdict is Verdict.NEXT:
                 self._hint_in_doubt = False
+                if kind == "epoch":
+                    self._drop_unfinished()
                 self._gather(event, meta, len(value))
                 if last:
+                    self._in_pieces = False
                     self._window.close_transaction(position_after(event, meta, offset))
         except ChainGapError as gap:
             if self._hint_in_doubt:
@@ -223,6 +238,12 @@ class _Session:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise foreign(offset, f"a field is missing or wrong ({type(error).__name__})") from error
         return True
+
+    def _drop_unfinished(self) -> None:
+        """A new epoch begins: what the one before left unfinished was never committed there."""
+        self._window.drop_unfinished()
+        if self._in_pieces:
+            self._target.rollback()
 
     def _learn(self, schema: TableSchema) -> None:
         if schema.fingerprint not in self._schemas:
