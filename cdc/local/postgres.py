@@ -64,6 +64,13 @@ _SETTINGS = {
     "log_line_prefix": "%m [%p] %q%u@%d ",
 }
 
+# What an applier leaves behind in a server whose database is gone (see connectors/postgres/target.py).
+_DROP_ORIGINS = sql.SQL(
+    "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin"
+    " WHERE roname ~ '^cdc_[0-9]+$' AND NOT EXISTS"
+    " (SELECT FROM pg_database WHERE oid::text = substr(roname, 5))"
+).format()
+
 
 class PostgresServer:
     """One PostgreSQL server with data of its own; removed by `close()`, or by leaving the `with`.
@@ -210,7 +217,7 @@ class PostgresServer:
         return self.dsn(name)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database with all that holds on to it: connections, and its logical slots."""
+        """Drop a database with all that holds on to it: connections, its logical slots, and its applier's origin."""
         slots = sql.SQL(
             "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
             " WHERE database = {} AND active_pid IS NOT NULL"
@@ -224,6 +231,7 @@ class PostgresServer:
                 self._execute(slots)
                 self._execute(drop_slots)
                 self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+                self._execute(_DROP_ORIGINS)
                 return
             except psycopg.errors.ObjectInUse:
                 if time.monotonic() >= deadline:

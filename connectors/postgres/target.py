@@ -170,6 +170,13 @@ class PostgresTarget:
                 "pg_replication_origin_session_setup, pg_replication_origin_xact_setup TO it",
                 self._node,
             ) from error
+        except psycopg.errors.ConfigurationLimitExceeded as error:
+            raise BlockedError(
+                "no replication origin is free (53400)",
+                "drop those of databases that are gone (pg_replication_origin_status, pg_replication_origin_drop), or "
+                "raise max_active_replication_origins (max_replication_slots before PostgreSQL 18)",
+                self._node,
+            ) from error
 
     # shapes
 
