@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 
@@ -9,7 +10,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from cdc.errors import CheckError
+from cdc.errors import CheckError, FencedError
 from cdc.events.position import Position
 from cdc.events.table import TableId
 from cdc.ports import TableToCopy
@@ -25,6 +26,9 @@ log = structlog.get_logger(__name__)
 _CHUNK_BYTES = 256 * 1024
 _FIRST_UNSTABLE_OID = 16384
 """Types made by users have other OIDs in each database, and the binary form of arrays and composites names them."""
+
+_LOCK_PATIENCE_SECONDS = 5.0
+"""A predecessor that was killed leaves its backend behind for a moment."""
 
 _FOREIGN_TABLES = """
 SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -50,6 +54,8 @@ WITH RECURSIVE tree (oid) AS (
 SELECT nspname, relname FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = relnamespace
 WHERE relkind IN ('r', 'p')
 """
+_BOOKKEEPING = [("cdc", "position"), ("cdc", "relation"), ("cdc", "bootstrap")]
+"""Roles with pg_write_all_data could write these otherwise."""
 
 
 class PostgresInitialCopy:
@@ -95,6 +101,7 @@ class PostgresInitialCopy:
 
     def _claim(self, follower: psycopg.Connection) -> bool:
         """Record that the copy began in an empty database; clear what an earlier try left."""
+        self._take_lock(follower)
         state = self._earlier_copy(follower)
         if state == "finished":
             return False
@@ -111,6 +118,15 @@ class PostgresInitialCopy:
         follower.execute(_follower_sql())
         follower.execute("INSERT INTO cdc.bootstrap (log) VALUES (%s) ON CONFLICT DO NOTHING", (self._log,))
         return True
+
+    def _take_lock(self, follower: psycopg.Connection) -> None:
+        """One bootstrap a follower, as it clears what looks unfinished. A session lock, gone with the connection."""
+        deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+        query = "SELECT pg_try_advisory_lock(hashtextextended('cdc.bootstrap', 0))"
+        while follower.execute(query).fetchone() != (True,):
+            if time.monotonic() > deadline:
+                raise FencedError("another bootstrap works on this follower", "let it end", self._follower_name)
+            time.sleep(0.1)
 
     def _earlier_copy(self, follower: psycopg.Connection) -> str:
         if follower.execute("SELECT to_regclass('cdc.bootstrap')").fetchone() == (None,):
@@ -211,7 +227,8 @@ class PostgresInitialCopy:
                         position.next_offset,
                     ),
                 )
-                for table in sink.execute(_PROTECTED, (schemas, names)).fetchall():
+                sink.execute("UPDATE cdc.bootstrap SET finished_at = clock_timestamp() WHERE log = %s", (self._log,))
+                for table in (*sink.execute(_PROTECTED, (schemas, names)).fetchall(), *_BOOKKEEPING):
                     sink.execute(
                         sql.SQL(
                             "CREATE OR REPLACE TRIGGER cdc_read_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE "
@@ -223,7 +240,6 @@ class PostgresInitialCopy:
                         sql.Identifier(sink.info.dbname)
                     )
                 )
-                sink.execute("UPDATE cdc.bootstrap SET finished_at = clock_timestamp() WHERE log = %s", (self._log,))
             sink.execute("ANALYZE")
 
     def close(self) -> None:
