@@ -73,6 +73,7 @@ def test_follower_finds_its_place_when_its_offset_points_to(pipeline: Pipeline, 
     run_sql(
         pipeline.followers[FOLLOWER],
         "SET default_transaction_read_only = off",
+        "SET session_replication_role = replica",
         f"UPDATE cdc.position SET next_offset = {offset}",
     )
     pipeline.start_apply()
