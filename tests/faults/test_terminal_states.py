@@ -33,7 +33,10 @@ class Topic:
 
     def __init__(self, kafka: KafkaServer, name: str) -> None:
         self.name = name
-        self._servers = {"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0}
+        self._servers: dict[str, str | int | float | bool] = {
+            "bootstrap.servers": kafka.bootstrap_servers,
+            "log_level": 0,
+        }
         self._admin = AdminClient(self._servers)
 
     def records(self) -> list[Raw]:
@@ -59,7 +62,9 @@ class Topic:
         offsets: list[int] = []
         producer = Producer(self._servers)
         for key, value in records:
-            producer.produce(self.name, value, key, partition=0, on_delivery=lambda _, m: offsets.append(m.offset()))
+            producer.produce(
+                self.name, value, key, partition=0, on_delivery=lambda _, message: offsets.append(message.offset() or 0)
+            )
         assert producer.flush(10) == 0
         return offsets[0]
 
