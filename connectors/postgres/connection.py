@@ -24,6 +24,7 @@ SESSION_SETTINGS = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
     # The server's side: a session whose client is gone lets go of its slot or lock in half a minute.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
@@ -66,4 +67,16 @@ def translated(where: str) -> Iterator[None]:
 def connect(dsn: str, application_name: str, where: str, *, autocommit: bool = True) -> psycopg.Connection:
     """A connection with the pinned settings. Raises CheckError (refused) or RetryableError (not there)."""
     with translated(where):
-        return psycopg.connect(conninfo_for(dsn, application_name), autocommit=autocommit)
+        connection = open_connection(dsn, application_name)
+        connection.autocommit = autocommit
+        return connection
+
+
+def open_connection(dsn: str, application_name: str, **extra: str) -> psycopg.Connection:
+    """Like `connect`, with autocommit, parameters of libpq besides, and errors as psycopg raises them."""
+    connection = psycopg.connect(conninfo_for(dsn, application_name, **extra), autocommit=True)
+    if connection.info.server_version >= 170000:
+        # An older server refuses a connection that asks for it. A walsender lives under it too: it sends a large
+        # transaction from inside one of its own.
+        connection.execute("SET transaction_timeout = 0")
+    return connection

@@ -18,6 +18,7 @@ _RETRY_CODES = (
     "55P03",  # lock_not_available
     "25006",  # read_only_sql_transaction: a target in recovery, or not yet opened for the applier
     "25P03",  # idle_in_transaction_session_timeout
+    "25P04",  # transaction_timeout
 )
 _AUTHORIZATION = ("28000", "28P01", "3D000", "42501")
 

@@ -23,7 +23,7 @@ from cdc.capture_ports import SystemFacts
 from cdc.errors import CdcError, RetryableError, SlotError
 from cdc.protocol.frames import StandbyStatusUpdate
 from cdc.protocol.lsn import Lsn
-from connectors.postgres.connection import conninfo_for
+from connectors.postgres.connection import open_connection
 from connectors.postgres.errors import slot_error, translate
 
 _COMMAND_SECONDS = 60.0
@@ -41,9 +41,7 @@ class ReplicationStream:
         self._where = where
         self._slot = self._publication = ""
         try:
-            self._connection = psycopg.connect(
-                conninfo_for(dsn, application_name, replication="database"), autocommit=True
-            )
+            self._connection = open_connection(dsn, application_name, replication="database")
         except psycopg.Error as error:
             raise translate(error, where) from error
         self._conn = self._connection.pgconn

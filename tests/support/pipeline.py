@@ -202,7 +202,7 @@ def rows_of(dsn: str, query: str) -> list[tuple[Any, ...]]:
 
 def set_for_database(dsn: str, **settings: str) -> None:
     """What every later session of the database begins with."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(dsn, autocommit=True, options="-c default_transaction_read_only=off") as connection:
         for setting, value in settings.items():
             statement = sql.SQL("ALTER DATABASE {} SET {} = {}").format(
                 sql.Identifier(connection.info.dbname), sql.Identifier(setting), sql.Literal(value)
