@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -114,7 +115,8 @@ class LogProducer:
     def close(self) -> None:
         """Drop what is not delivered yet, and end. Does not wait for the brokers."""
         self._producer.purge(in_queue=True, in_flight=True)
-        self._producer.close()
+        with suppress(KafkaException):  # what was in flight is lost to this client, which it calls fatal
+            self._producer.close()
 
     def _serve(self, call: Callable[[], int]) -> int:
         """Let the client run its callbacks, then raise what they found."""
