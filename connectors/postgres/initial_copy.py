@@ -93,6 +93,8 @@ class PostgresInitialCopy:
                 raise CheckError(
                     "leader and follower are the same database", "correct the dsn of one of them", self._follower_name
                 )
+            # Event triggers of the leader come with its schema: what we do here is not for them to note, or refuse.
+            self._follower.execute("SET session_replication_role = replica")
             return self._claim(self._follower)
 
     def _check_publication(self, leader: psycopg.Connection) -> None:
@@ -195,7 +197,6 @@ class PostgresInitialCopy:
     def _pipe(self, read: sql.Composed, write: sql.Composed, progress: Callable[[int], None]) -> int:
         """A chunk at a time, so that no table is ever held in memory."""
         with self._source.cursor() as source, self._sink.transaction(), self._sink.cursor() as sink:
-            sink.execute("SET LOCAL session_replication_role = replica")
             with source.copy(read) as rows, sink.copy(write) as target:
                 chunk = bytearray()
                 for row in rows:
