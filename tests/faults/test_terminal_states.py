@@ -215,18 +215,15 @@ class TestLog:
         ("forge", "words"),
         [
             (lambda _: b"hello", "not an event of this log"),
-            (lambda _: b"", "not an event of this log"),
-            (lambda _: b'{"op": "c", "after": {"id": "9"}}', "not an event of this log"),
             (lambda event: orjson.dumps({**event, "cdc": {**event["cdc"], "seq": "one"}}), "a field is"),
-            (lambda event: orjson.dumps({**event, "after": ["9"], "op": "c"}), "a field is"),
-            (lambda event: orjson.dumps({**event, "op": "x"}), "a field is"),
+            (lambda event: orjson.dumps({**event, "after": ["9"]}), "a field is"),
         ],
-        ids=["text", "nothing", "debezium", "seq", "row", "operation"],
+        ids=["text", "seq", "row"],
     )
     def test_a_foreign_record_stops_apply_at_its_offset(
         self, pipelines: Pipelines, kafka: KafkaServer, forge: Callable[[dict[str, object]], bytes], words: str
     ):
-        pipeline = pipelines.kept("foreign", lambda: pipelines.new(TABLE).init().bootstrap())
+        pipeline = pipelines.new(TABLE).init().bootstrap()
         topic = Topic(kafka, pipeline.group.topic)
         pipeline.start_capture()
         pipeline.execute("INSERT INTO t VALUES (1, 'row')")
@@ -299,9 +296,10 @@ class TestDivergence:
     """A row of the follower is not what the change needs: it is named, not shown, and nothing goes past it."""
 
     @pytest.fixture
-    def pipeline(self, pipelines: Pipelines) -> Pipeline:
-        pipeline = pipelines.new(TABLE, "INSERT INTO t SELECT i, 'secret ' || i FROM generate_series(1, 5) i")
-        return pipeline.init().bootstrap().start()
+    def pipeline(self, module_pipelines: Pipelines) -> Pipeline:
+        pipeline = module_pipelines.kept("apart", lambda: module_pipelines.new(TABLE).init().bootstrap().start())
+        pipeline.execute("TRUNCATE t", "INSERT INTO t SELECT i, 'secret ' || i FROM generate_series(1, 5) i")
+        return pipeline
 
     @pytest.mark.parametrize(
         ("harm", "change", "verb", "repair"),
