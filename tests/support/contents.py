@@ -37,7 +37,7 @@ def digests(dsn: str, prefix: str | tuple[str, ...] = "") -> dict[str, tuple[int
                 continue
             query = sql.SQL(
                 "SELECT count(*), md5(string_agg(h, '' ORDER BY h)) "
-                "FROM (SELECT md5({row}::text) AS h FROM ONLY {table} AS {row}) x"
+                "FROM (SELECT md5(convert_to({row}::text, 'UTF8')) AS h FROM ONLY {table} AS {row}) x"
             ).format(row=_ROW, table=sql.Identifier(schema, name))
             row = connection.execute(query).fetchone()
             assert row is not None
