@@ -19,6 +19,7 @@ from connectors.postgres.catalog import table_facts
 from connectors.postgres.connection import connect, translated
 from connectors.postgres.programs import ClientPrograms
 from connectors.postgres.progress import timestamp
+from connectors.postgres.read_only import make_read_only
 from connectors.postgres.replication import ReplicationStream
 
 log = structlog.get_logger(__name__)
@@ -44,17 +45,7 @@ SELECT schemaname, tablename, c.reltuples::bigint, pg_table_size(c.oid) FROM pg_
 JOIN pg_namespace n ON nspname = schemaname JOIN pg_class c ON relnamespace = n.oid AND relname = tablename
 WHERE pubname = %s ORDER BY 4 DESC, 1, 2
 """
-_PROTECTED = """
-WITH RECURSIVE tree (oid) AS (
-    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-    JOIN unnest(%s::text[], %s::text[]) AS p (schemaname, tablename) ON nspname = schemaname AND relname = tablename
-    UNION SELECT inhparent FROM pg_inherits JOIN tree ON inhrelid = tree.oid
-    JOIN pg_class parent ON parent.oid = inhparent AND parent.relkind = 'p'
-)
-SELECT nspname, relname FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = relnamespace
-WHERE relkind IN ('r', 'p')
-"""
-_BOOKKEEPING = [("cdc", "position"), ("cdc", "relation"), ("cdc", "bootstrap")]
+_BOOKKEEPING = [TableId("cdc", name) for name in ("position", "relation", "bootstrap")]
 """Roles with pg_write_all_data could write these otherwise."""
 
 
@@ -212,7 +203,6 @@ class PostgresInitialCopy:
     def finish(self, position: Position) -> None:
         sink = self._sink
         at = timestamp(position.committed_at_us)
-        schemas, names = [t.table.schema for t in self._tables], [t.table.name for t in self._tables]
         with translated(self._follower_name):
             self._source.rollback()
             with sink.transaction():
@@ -229,13 +219,7 @@ class PostgresInitialCopy:
                     ),
                 )
                 sink.execute("UPDATE cdc.bootstrap SET finished_at = clock_timestamp() WHERE log = %s", (self._log,))
-                for table in (*sink.execute(_PROTECTED, (schemas, names)).fetchall(), *_BOOKKEEPING):
-                    sink.execute(
-                        sql.SQL(
-                            "CREATE OR REPLACE TRIGGER cdc_read_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE "
-                            "ON {} FOR EACH STATEMENT EXECUTE FUNCTION cdc.refuse_write()"
-                        ).format(sql.Identifier(*table))
-                    )
+                make_read_only(sink, [*(t.table for t in self._tables), *_BOOKKEEPING])
                 sink.execute(
                     sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(
                         sql.Identifier(sink.info.dbname)

@@ -32,6 +32,7 @@ from connectors.postgres.connection import connect, translated
 from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
 from connectors.postgres.progress import follower_progress, timestamp
+from connectors.postgres.read_only import make_read_only
 from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only, qualified
 
 _SESSION = """
@@ -184,6 +185,8 @@ class PostgresTarget:
         with translated(self._node):
             facts = table_facts(self._conn, schema.table)
         table = TableStatements(schema, self._check(schema, facts))
+        with translated(self._node):
+            make_read_only(self._conn, [schema.table])  # it may be younger than the bootstrap
         self._tables[schema.fingerprint] = table
         return table.plan
 

@@ -142,6 +142,7 @@ class FollowerInTest:
     def empty(self, start: Lsn) -> None:
         run_sql(
             self.dsn,
+            "SET session_replication_role = replica",
             f"TRUNCATE {self._tables}",
             f"UPDATE cdc.position SET commit_lsn = '{Lsn(start - 1)}', end_lsn = '{start}', next_offset = 0",
         )

@@ -1,0 +1,44 @@
+"""The triggers that make a follower's tables refuse writes of everybody but the applier.
+
+A statement's trigger belongs to the table that the statement names, so the parents of a table need one too: a
+write to a parent reaches the rows of its children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from cdc.events.table import TableId
+
+log = structlog.get_logger(__name__)
+
+_UNPROTECTED = """
+WITH RECURSIVE tree (oid) AS (
+    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+    JOIN unnest(%s::text[], %s::text[]) AS p (schemaname, tablename) ON nspname = schemaname AND relname = tablename
+    UNION SELECT inhparent FROM pg_inherits JOIN tree ON inhrelid = tree.oid
+)
+SELECT nspname, relname, has_table_privilege(c.oid, 'TRIGGER')
+FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = relnamespace
+WHERE relkind IN ('r', 'p')
+  AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = 'cdc_read_only' AND tgenabled <> 'D')
+"""
+_CREATE = (
+    "CREATE OR REPLACE TRIGGER cdc_read_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} "
+    "FOR EACH STATEMENT EXECUTE FUNCTION cdc.refuse_write()"
+)
+
+
+def make_read_only(connection: psycopg.Connection, tables: Iterable[TableId]) -> None:
+    """Every one of `tables` and of their parents that is not read-only yet. Errors leave as psycopg raises them."""
+    names = list(tables)
+    rows = connection.execute(_UNPROTECTED, ([t.schema for t in names], [t.name for t in names])).fetchall()
+    for schema, name, permitted in rows:
+        if permitted:
+            connection.execute(sql.SQL(_CREATE).format(sql.Identifier(schema, name)))
+        else:
+            log.warning("a table stays open to writes: our role may not make a trigger on it", table=f"{schema}.{name}")
