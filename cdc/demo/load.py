@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import psycopg
+from psycopg_pool import ConnectionPool
 
 from cdc.demo.background import Background
 from cdc.demo.shop import WRITE_LEDGER, Transaction, make_transaction
@@ -45,14 +46,21 @@ class Load:
     """Open loop: transaction k is due k / rate seconds after the start, whether the leader keeps up or not."""
 
     def __init__(self, dsn: str, rate: float, journal: Journal) -> None:
-        self._dsn = dsn
         self._rate = rate
         self._journal = journal
         self._turns = itertools.count()
         self._writers = [Background(f"writer {n}", self._write) for n in range(1, _WRITERS + 1)]
+        self._pool = ConnectionPool(
+            dsn,
+            min_size=_WRITERS,
+            max_size=_WRITERS,
+            kwargs={"application_name": "shop", "autocommit": True},
+            open=False,
+        )
         self._started = self._stopped = 0.0
 
     def start(self) -> None:
+        self._pool.open()
         self._started = time.monotonic()
         for writer in self._writers:
             writer.start()
@@ -60,6 +68,7 @@ class Load:
     def stop(self) -> None:
         for writer in self._writers:
             writer.stop()
+        self._pool.close()
         self._stopped = self._stopped or time.monotonic()
 
     def check(self) -> None:
@@ -74,13 +83,13 @@ class Load:
 
     def _write(self, wait: Callable[[float], bool]) -> None:
         chance = random.Random()
-        with psycopg.connect(self._dsn, application_name="shop", autocommit=True) as connection:
-            for turn in self._turns:
-                due = self._started + turn / self._rate
-                if wait(max(0.0, due - time.monotonic())):
-                    return
+        for turn in self._turns:
+            due = self._started + turn / self._rate
+            if wait(max(0.0, due - time.monotonic())):
+                return
+            with self._pool.connection() as connection:
                 number = _commit(connection, make_transaction(chance))
-                self._journal.note(number, time.monotonic())
+            self._journal.note(number, time.monotonic())
 
 
 def _commit(connection: psycopg.Connection, transaction: Transaction) -> int:
