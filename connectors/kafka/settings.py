@@ -48,6 +48,8 @@ _CONSUMER_DEFAULTS: Settings = {
     # Prefetch is memory: librdkafka's own default is 64 MiB a partition.
     "queued.max.messages.kbytes": 16384,
     "queued.min.messages": 20000,
+    # librdkafka's own default is a second of standing still whenever the queue was full once.
+    "fetch.queue.backoff.ms": 5,
     # One answer of the broker, still compressed: rows of a mass change come out twenty times as large.
     "fetch.message.max.bytes": 524288,
 }
