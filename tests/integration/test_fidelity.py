@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.pipeline import Pipelines
+from tests.fixtures.servers import NEWEST, SYSTEM, SharedServers
 from tests.support.cases import NOISE, Case, read_cases, type_cases
 from tests.support.pipeline import FOLLOWER, OTHER_FOLLOWER, Pipeline, set_for_database
 from tests.support.values import TYPES_DDL
@@ -51,6 +52,12 @@ def transact(pipeline: Pipeline, schema: str, statements: str) -> None:
     pipeline.execute(f"BEGIN; {statements}; COMMIT", settings=PLAIN.replace("{schema}", schema))
 
 
+def make_tables(pipeline: Pipeline, schema: str, cases: list[Case]) -> None:
+    pipeline.execute(f"CREATE SCHEMA {schema}")
+    for case in cases:
+        transact(pipeline, schema, case.setup.replace(":schema", schema))
+
+
 @pytest.fixture
 def group(module_pipelines: Pipelines, postgres_version: int) -> Pipeline:
     """A running group with the tables of all cases, in a schema for each number of rows."""
@@ -65,9 +72,7 @@ def group(module_pipelines: Pipelines, postgres_version: int) -> Pipeline:
             *TYPES_DDL, NOISE, f"CREATE SCHEMA {quoted}", f"CREATE TABLE {quoted}.t (id int PRIMARY KEY, v text)"
         )
         for schema in COUNTS:
-            pipeline.execute(f"CREATE SCHEMA {schema}")
-            for case in filter(lambda case: case.runs_on(postgres_version), CASES):
-                transact(pipeline, schema, case.setup.replace(":schema", schema))
+            make_tables(pipeline, schema, [case for case in CASES if case.runs_on(postgres_version)])
         return pipeline.init().bootstrap(FOLLOWER).start(FOLLOWER)
 
     return module_pipelines.kept(postgres_version, build)
@@ -114,3 +119,24 @@ def test_rows_that_were_there_before_are_copied_the_same(postgres_version: int, 
 
     # Then the copy alone made it equal.
     group.assert_equal((*(f"{schema}." for schema in COUNTS), ODD_SCHEMA), OTHER_FOLLOWER)
+
+
+def test_follower_of_a_newer_version_holds_the_rows_of_an_older_leader(
+    pipelines: Pipelines, shared_servers: SharedServers
+):
+    # Given a leader of the system's PostgreSQL and a follower of the newest.
+    cases = [case for case in CASES if case.runs_on(SYSTEM) and case.runs_on(NEWEST)]
+    older = pipelines.new(
+        *TYPES_DDL, NOISE, leader=shared_servers.get("leader", SYSTEM), tables=("many.*",),
+        kafka={"max_record_bytes": 300_000},
+    )  # fmt: skip
+    make_tables(older, "many", cases)
+    older.init().bootstrap().start()
+
+    # When every case runs on the leader.
+    for case in cases:
+        for transaction in case.transactions(COUNTS["many"]):
+            transact(older, "many", transaction)
+    older.catch_up()
+
+    older.assert_equal("many.")
