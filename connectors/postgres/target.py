@@ -204,9 +204,9 @@ class PostgresTarget:
         else:
             what = f"table {schema.table} has no column {', '.join(column.name for column in missing)}"
             ddl = f"ALTER TABLE {table} {', '.join(f'ADD COLUMN {definition}' for definition in definitions)}"
-        raise BlockedError(
-            what, f"run on this follower, after SET default_transaction_read_only = off: {ddl}", self._node
-        )
+        # In that role the leader's event triggers, which came with its schema, do not fire.
+        first = "SET default_transaction_read_only = off; SET session_replication_role = replica"
+        raise BlockedError(what, f"run on this follower, after {first}: {ddl}", self._node)
 
     def known_schema(self, fingerprint: str) -> TableSchema | None:
         with translated(self._node):

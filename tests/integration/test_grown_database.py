@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from tests.fixtures.pipeline import Pipelines
-from tests.support.pipeline import FOLLOWER, rows_of
+from tests.support.pipeline import FOLLOWER, rows_of, run_sql
 
 DDL = """
 CREATE TABLE ddl_note (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tag text);
@@ -64,13 +64,17 @@ def test_bootstrap_and_apply_go_on_beside_everything_else_in_a_database(
         patch.setenv("CDC_FAILPOINT", "bootstrap.before_position")
         assert pipeline.group.run("bootstrap", "--follower", FOLLOWER).returncode == -signal.SIGKILL
 
-    # When the copy is repeated and the leader is written to.
+    # When the copy is repeated, a column is added on both sides as apply would say, and the leader is written to.
     pipeline.bootstrap().start()
+    follower, column = pipeline.followers[FOLLOWER], "ALTER TABLE hen ADD COLUMN name text"
+    run_sql(follower, "SET default_transaction_read_only = off", "SET session_replication_role = replica", column)
     pipeline.execute(
+        column,
+        "INSERT INTO hen VALUES (2, 1, 'Berta')",
         "INSERT INTO owned_row VALUES (3, 'z')",
         "UPDATE owned_row SET who = 'nobody'",
         "DELETE FROM orphan",
-        "UPDATE hen SET egg = NULL; DELETE FROM egg; DELETE FROM hen",
+        "UPDATE hen SET egg = NULL; DELETE FROM egg; DELETE FROM hen WHERE id = 1",
         "UPDATE document SET title = 'U' || id WHERE id % 2 = 0",
         "DELETE FROM document WHERE id % 3 = 0",
         "CREATE INDEX ON document (title)",
@@ -84,7 +88,6 @@ def test_bootstrap_and_apply_go_on_beside_everything_else_in_a_database(
     assert len(published) == 7
     for (table,) in published:
         pipeline.assert_equal(f"public.{table}")
-    follower = pipeline.followers[FOLLOWER]
     assert rows_of(follower, "SELECT count(*) FROM document_list") == rows_of(follower, "SELECT documents()")
     assert rows_of(follower, "SELECT count(*) FROM pg_publication") == [(0,)]
     assert rows_of(follower, "SELECT count(*) FROM private.unpublished") == [(0,)]
