@@ -11,7 +11,7 @@ TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_ti
 
 
 def test_timeouts_of_the_databases_do_not_end_a_session_of_ours(pipelines: Pipelines, postgres_version: int):
-    # Given a leader and a follower whose sessions end after a quarter of a second of anything.
+    # Given a leader and a follower whose sessions end after less than half a second of anything.
     names = [*TIMEOUTS, *(["transaction_timeout"] if postgres_version >= 17 else [])]
 
     def give(timeout: str, dsns: Iterable[str]) -> None:
@@ -20,15 +20,15 @@ def test_timeouts_of_the_databases_do_not_end_a_session_of_ours(pipelines: Pipel
 
     pipeline = pipelines.new(
         "CREATE TABLE item (id int PRIMARY KEY, v text)", version=postgres_version,
-        prepare=lambda leader, followers: give("250ms", [leader, *followers]),
-        extra=QUICK_HEARTBEAT.replace("0.2", "0.6"),
+        prepare=lambda leader, followers: give("400ms", [leader, *followers]),
+        extra=QUICK_HEARTBEAT.replace("0.2", "0.8"),
     )  # fmt: skip
     pipeline.init().bootstrap().start()
 
     # When there is a transaction that takes longer to travel, and then nothing.
     patient = " ".join(f"-c {name}=0" for name in names)
     pipeline.execute(
-        "INSERT INTO item SELECT i, repeat('x', 200) FROM generate_series(1, 60000) i", "SELECT pg_sleep(0.7)",
+        "INSERT INTO item SELECT i, repeat('x', 200) FROM generate_series(1, 80000) i", "SELECT pg_sleep(0.9)",
         settings=patient,
     )  # fmt: skip
     pipeline.catch_up()

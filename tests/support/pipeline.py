@@ -67,7 +67,7 @@ class Pipeline:
 
     def mark(self) -> int:
         """An LSN of the leader after everything that is committed now, and before a commit that follows."""
-        with psycopg.connect(self.leader, autocommit=True) as connection:
+        with psycopg.connect(self.leader, autocommit=True, options="-c statement_timeout=0") as connection:
             row = connection.execute("SELECT pg_logical_emit_message(true, 'test', '') - '0/0'::pg_lsn").fetchone()
         assert row is not None
         return int(row[0])
