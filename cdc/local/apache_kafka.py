@@ -34,7 +34,18 @@ class ApacheKafka(ProcessKafka):
         self._java = java
         self._libs = libs
         self._controller_port = free_port()
+        self._more_listeners: dict[str, str] = {}
         self.description = f"Apache Kafka {_version_of(libs)} on Java {java.major_version}"
+
+    def listen_for(self, advertised: str) -> str:
+        """Before the first start: one more address that it listens on, which is returned.
+
+        Clients that come by it are sent to `advertised` (HOST:PORT) for all that follows, so whatever stands there
+        stays between them and the broker.
+        """
+        listened = f"127.0.0.1:{free_port()}"
+        self._more_listeners[listened] = advertised
+        return listened
 
     def _launch(self, folder: Path) -> subprocess.Popen[bytes]:
         properties = folder / "server.properties"
@@ -69,13 +80,18 @@ class ApacheKafka(ProcessKafka):
 
     def _server_properties(self, folder: Path) -> str:
         controller = f"127.0.0.1:{self._controller_port}"
+        more = {f"VIA{n}": place for n, place in enumerate(self._more_listeners.items())}
+        listeners = {"PLAINTEXT": (self.bootstrap_servers, self.bootstrap_servers), **more}
+        listeners["CONTROLLER"] = (controller, controller)
         properties = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.bootstrap.servers": controller,
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://{self.bootstrap_servers},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap_servers},CONTROLLER://{controller}",
+            "listeners": ",".join(f"{name}://{here}" for name, (here, _) in listeners.items()),
+            "advertised.listeners": ",".join(f"{name}://{told}" for name, (_, told) in listeners.items()),
+            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listeners),
+            "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": str(folder / "data"),
             "auto.create.topics.enable": "false",
             "offsets.topic.replication.factor": "1",

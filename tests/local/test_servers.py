@@ -34,6 +34,7 @@ from cdc.local.postgres import SUPERUSER
 from cdc.local.processes import end_child, start_child, unprivileged_account, wait_for
 from cdc.local.tansu import TansuKafka, find_tansu
 from tests.fixtures.servers import OwnPostgres
+from tests.support.proxy import CUT, before_kafka
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUIET = {"log_level": 0}
@@ -245,6 +246,19 @@ class TestKafka:
             assert topics(server) == set()
 
         assert not folder.exists()
+
+    def test_clients_that_come_by_a_proxy_stay_behind_it(self):
+        kafka = find_kafka()
+        if not isinstance(kafka, ApacheKafka):
+            pytest.skip(f"{kafka.description} listens on one address only")
+        with before_kafka(kafka) as proxy, kafka:
+            client = AdminClient({"bootstrap.servers": proxy.address, **QUIET})
+            direct = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, **QUIET})
+            assert brokers(client) == {proxy.address}
+            with proxy.during(CUT), pytest.raises(KafkaException):
+                client.list_topics(timeout=2)
+            assert brokers(client) == {proxy.address}
+            assert brokers(direct) == {kafka.bootstrap_servers}
 
     def test_given_servers_are_used_and_never_stopped(self, kafka: KafkaServer):
         with find_kafka(kafka.bootstrap_servers) as given:
@@ -502,6 +516,10 @@ def stand_in_for_maven(folder: Path, jar: str | None) -> Path:
 def create_topic(server: KafkaServer, name: str) -> None:
     admin = AdminClient({"bootstrap.servers": server.bootstrap_servers, **QUIET})
     admin.create_topics([NewTopic(name, 1, 1)])[name].result(30)
+
+
+def brokers(client: AdminClient) -> set[str]:
+    return {f"{broker.host}:{broker.port}" for broker in client.list_topics(timeout=10).brokers.values()}
 
 
 def topics(server: KafkaServer, seconds: float = 10) -> set[str]:
