@@ -141,6 +141,8 @@ class Assembler:
 
     def feed(self, frames: Sequence[bytes]) -> list[Record]:
         """The records that are ready after these frames, in log order."""
+        if not all(frames):
+            raise ProtocolError("an empty frame")
         records, self._held = self._held, []
         append = records.append
         relations = self._relations
@@ -171,6 +173,7 @@ class Assembler:
                     old_kind, row = decode_delete(frame, XLOG_HEADER_SIZE, names)
                     append(relation.encoder.delete(old_kind, row, lsn, seq))
             elif kind == BEGIN:
+                self._seq = seq
                 self._begin(frame)
                 seq = 0
             elif kind == COMMIT:
@@ -182,6 +185,8 @@ class Assembler:
                 self._other(frame, records)
                 seq = self._seq
         self._seq = seq
+        if seq and not self._open_lsn:
+            raise _outside("a change")
         if self._open_lsn and seq > self._known_seq and records:
             self._held.append(records.pop())
         return records
@@ -212,7 +217,11 @@ class Assembler:
     def _begin(self, frame: bytes) -> None:
         if self._open_lsn:
             raise ProtocolError("a transaction begins inside another one")
+        if self._seq:
+            raise _outside("a change")
         commit_lsn, committed_at_us, xid = decode_begin(frame, XLOG_HEADER_SIZE)
+        if not commit_lsn:
+            raise ProtocolError("a transaction without a commit LSN begins")
         self._open_lsn = commit_lsn
         resume = self._resume
         if commit_lsn <= resume.commit_lsn:
@@ -223,7 +232,7 @@ class Assembler:
 
     def _commit(self, frame: bytes, records: list[Record]) -> None:
         commit_lsn, end_lsn, _ = decode_commit(frame, XLOG_HEADER_SIZE)
-        if commit_lsn != self._open_lsn:
+        if not self._open_lsn or commit_lsn != self._open_lsn:
             raise ProtocolError("a commit that does not belong to the open transaction")
         if self._seq:
             if self._seq <= self._known_seq:
@@ -274,7 +283,7 @@ class Assembler:
         if relation is None:
             raise ProtocolError(f"relation {oid} was not announced before its change")
         if not self._open_lsn:
-            raise ProtocolError("a change outside of a transaction")
+            raise _outside("a change")
         if not relation.described:
             records.append(self._encoder.schema(relation.schema))
             relation.described = True
@@ -299,7 +308,7 @@ class Assembler:
         if not message.transactional:
             self._message_of_its_own(message, records)
         elif not self._open_lsn:
-            raise ProtocolError("a transactional message outside of a transaction")
+            raise _outside("a transactional message")
         elif not self._skipping:
             self._seq += 1
             if self._seq > self._known_seq:
@@ -319,6 +328,10 @@ class Assembler:
             self._advance(commit_lsn, message.lsn)
             records.append(self._finished(record, message.lsn))
         self._receive(message.lsn)
+
+
+def _outside(what: str) -> ProtocolError:
+    return ProtocolError(f"{what} outside of a transaction")
 
 
 def _qualified(schema: str, name: str) -> str:

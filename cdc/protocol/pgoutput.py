@@ -158,8 +158,8 @@ def decode_commit(frame: bytes, at: int) -> tuple[int, int, int]:
 def decode_insert(frame: bytes, at: int, names: tuple[str, ...]) -> Row:
     """The new row of an INSERT into a relation with the columns `names`."""
     row, end = _read_row(frame, at + 5, names, at)
-    if end != len(frame) or frame[at + 5] != NEW_TUPLE:
-        raise _malformed(frame, at, f"its row ends at byte {end} of {len(frame)}")
+    if end != len(frame) or frame[at + 5] != NEW_TUPLE or len(row) != len(names):
+        raise _bad_row(frame, at, end)
     return row
 
 
@@ -173,9 +173,11 @@ def decode_update(frame: bytes, at: int, names: tuple[str, ...]) -> tuple[int, R
     if frame[start : start + 1] != b"N":
         kind = _tuple_kind(frame, start, at)
         old, start = _read_row(frame, start, names, at)
+        if len(old) != len(names):
+            raise _bad_row(frame, at, start)
     row, end = _read_row(frame, start, names, at)
     if end != len(frame) or frame[start] != NEW_TUPLE:
-        raise _malformed(frame, at, f"its row ends at byte {end} of {len(frame)}")
+        raise _bad_row(frame, at, end)
     return kind, old, row
 
 
@@ -183,9 +185,14 @@ def decode_delete(frame: bytes, at: int, names: tuple[str, ...]) -> tuple[int, R
     """What the old row is (OLD_KEY or OLD_ROW), and the old row."""
     kind = _tuple_kind(frame, at + 5, at)
     row, end = _read_row(frame, at + 5, names, at)
-    if end != len(frame):
-        raise _malformed(frame, at, f"its row ends at byte {end} of {len(frame)}")
+    if end != len(frame) or len(row) != len(names):
+        raise _bad_row(frame, at, end)
     return kind, row
+
+
+def _bad_row(frame: bytes, at: int, end: int) -> ProtocolError:
+    """A whole row lacks a value (only the new row of an UPDATE may), or is not where the message ends."""
+    return _malformed(frame, at, f"its row lacks a value, or ends at byte {end} of {len(frame)}")
 
 
 def _tuple_kind(frame: bytes, start: int, at: int) -> int:
@@ -245,6 +252,8 @@ def _read_relation(frame: bytes, at: int) -> Relation:
         columns.append(RelationColumn(column, _uint32(frame, pos)[0], _int32(frame, pos + 4)[0], flags & 1 == 1))
         pos += 8
     _expect_end(frame, pos)
+    if len({column.name for column in columns}) != count:
+        raise ValueError("two columns of one name")
     return Relation(_uint32(frame, at)[0], schema or "pg_catalog", name, identity, tuple(columns))
 
 
