@@ -114,6 +114,10 @@ class LeaderDatabase(Protocol):
 
     def identity(self, group: str) -> LeaderIdentity | None: ...
 
+    def fenced(self, log: str) -> bool:
+        """Whether a promotion has closed this node for writes, and the node is no follower yet."""
+        ...
+
     def slot(self, name: str) -> SlotFacts | None: ...
 
     def wal_lsn(self) -> Lsn:
@@ -122,6 +126,10 @@ class LeaderDatabase(Protocol):
 
     def type_names(self) -> Mapping[int, str]:
         """Schema-qualified names of the built-in types by OID; the stream names the others."""
+        ...
+
+    def sequences(self) -> Mapping[TableId, int]:
+        """The last value of every sequence that was used and that the role may read."""
         ...
 
     def emit_message(self, prefix: str, content: bytes) -> None:
@@ -185,8 +193,11 @@ class LogWriter(Protocol):
 class TailReader(Protocol):
     """Where the log ends."""
 
-    def read_tail(self, on_wait: Callable[[], None]) -> LogTail | None:
-        """None when nothing was ever published. `on_wait` is called again and again meanwhile."""
+    def read_tail(
+        self, on_wait: Callable[[], None], *, depth_bytes: int = 0, back_to: int | None = None
+    ) -> LogTail | None:
+        """None when nothing was ever published. Looks back over at least `depth_bytes` of values, and to the offset
+        `back_to`. `on_wait` is called again and again meanwhile."""
         ...
 
     def close(self) -> None: ...

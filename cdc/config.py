@@ -70,6 +70,15 @@ class CaptureSettings(_Section):
         return tables
 
 
+class HookSettings(_Section):
+    """Commands of the operator's own, with arguments as a shell would split them; no shell runs them."""
+
+    before_open: str | None = None
+    """Runs before a promoted follower takes writes. When it fails the promotion stops there, and can go on."""
+    after_promote: str | None = None
+    """Runs at the end. When it fails the report says so."""
+
+
 class Settings(BaseSettings):
     """One group of databases. See the README for an example."""
 
@@ -83,6 +92,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings
     nodes: dict[Name, NodeSettings] = Field(min_length=1)
     capture: CaptureSettings
+    hooks: HookSettings = HookSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -111,22 +121,11 @@ class Settings(BaseSettings):
         """Also the name of the publication. Slots may hold lower case letters, digits and underscores."""
         return f"cdc_{self.group.replace('-', '_')}"
 
-    def leader_dsn(self) -> str:
-        return self.nodes[self.leader].dsn.get_secret_value()
-
-    def follower_dsn(self, name: str) -> str:
-        """Raises ConfigError when there is no such follower."""
-        if name == self.leader:
-            raise ConfigError(f"{name} is the leader, not a follower", f"name one of: {self._followers()}")
-        if name not in self.nodes:
-            raise ConfigError(f"no node {name} in the configuration", f"name one of: {self._followers()}")
-        return self.nodes[name].dsn.get_secret_value()
-
-    def followers(self) -> list[str]:
-        return [name for name in self.nodes if name != self.leader]
-
-    def _followers(self) -> str:
-        return ", ".join(self.followers()) or "none is configured; add [nodes.NAME]"
+    def dsn_of(self, node: str) -> str:
+        """Raises ConfigError when there is no such node."""
+        if node not in self.nodes:
+            raise ConfigError(f"no node {node} in the configuration", f"name one of: {', '.join(self.nodes)}")
+        return self.nodes[node].dsn.get_secret_value()
 
 
 def load(path: str | None) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,8 +65,8 @@ class TablePlan:
 class Target(Protocol):
     """The follower. One transaction at a time; nothing is visible before `commit`."""
 
-    def open(self) -> Position:
-        """Connect, take the applier's lock, read the position.
+    def open(self) -> Position | None:
+        """Connect, take the applier's lock, read the position. None when this node leads: it takes no changes.
 
         Raises FencedError when another applier holds the lock, CheckError when the follower was never
         bootstrapped, RetryableError when it cannot be reached.
@@ -94,6 +94,10 @@ class Target(Protocol):
     def savepoint(self) -> None: ...
 
     def back_to_savepoint(self) -> None: ...
+
+    def store_sequences(self, values: Mapping[TableId, int]) -> None:
+        """Keep the leader's last values of sequences, for the day when this follower leads."""
+        ...
 
     def commit(self, position: Position, schemas: Sequence[TableSchema]) -> None:
         """Store position and new shapes in the same transaction as the rows, and commit.

@@ -17,15 +17,21 @@ log = structlog.get_logger(__name__)
 
 @click.command("capture")
 @config_option
+@click.option("--node", metavar="NAME", help="Capture this node while it leads, and stand by while another one does.")
 @log_options
-def capture_command(config_path: str | None, log_format: str, log_level: str) -> None:
-    """Publish the leader's changes to the log, in commit order, until SIGTERM."""
+def capture_command(config_path: str | None, node: str | None, log_format: str, log_level: str) -> None:
+    """Publish the leader's changes to the log, in commit order, until SIGTERM.
+
+    Who leads is in the log: after a promotion it goes on with the new leader by itself.
+    """
     settings = load(config_path)
+    if node is not None:
+        settings.dsn_of(node)
     configure_logging(log_format, log_level)
-    structlog.contextvars.bind_contextvars(group=settings.group, node=settings.leader)
+    structlog.contextvars.bind_contextvars(group=settings.group)
     with stop_on_signals() as stop:
         try:
-            wiring.capture_service(settings).run(stop)
+            wiring.capture_service(settings, node).run(stop)
         except CdcError as error:
             log.error("capture stopped", error=str(error), exit_code=error.exit_code)
             raise
@@ -39,7 +45,7 @@ def capture_command(config_path: str | None, log_format: str, log_level: str) ->
 def apply_command(config_path: str | None, follower: str, log_format: str, log_level: str) -> None:
     """Apply the log to one follower until SIGTERM."""
     settings = load(config_path)
-    dsn = settings.follower_dsn(follower)
+    dsn = settings.dsn_of(follower)
     configure_logging(log_format, log_level)
     structlog.contextvars.bind_contextvars(group=settings.group, node=follower)
     with stop_on_signals() as stop:

@@ -41,7 +41,7 @@ def bootstrap_command(config_path: str | None, follower: str) -> None:
     Safe while the leader takes writes. A copy that was interrupted starts anew.
     """
     settings = load(config_path)
-    dsn = settings.follower_dsn(follower)
+    dsn = settings.dsn_of(follower)
     configure_logging("console", "warning")
     with wiring.initial_copy(settings, follower, dsn) as (copy, reader), _watcher() as watcher:
         report = bootstrap(copy, reader, watcher)

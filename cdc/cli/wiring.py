@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cdc.config import Settings
-from cdc.errors import CdcError, LogError
+from cdc.errors import CdcError, CheckError, LogError
+from cdc.log.tail import LogTail
 from cdc.ports import LeaderProgress
 from cdc.services.apply import ApplyService
 from cdc.services.capture import CaptureService, CaptureSettings
@@ -42,10 +43,33 @@ def log_reader(settings: Settings, role: str) -> Iterator[LogReader]:
         reader.close()
 
 
+def leader_of(settings: Settings, tail: LogTail | None) -> str:
+    """The node that the log names; at its beginning the one of the configuration. Raises ConfigError for an unknown."""
+    node = tail.leader if tail is not None and tail.leader else settings.leader
+    settings.dsn_of(node)
+    return node
+
+
+def known_leader(settings: Settings, role: str) -> str:
+    """Who leads, as far as it can be known. What is wrong with the log is for the caller to find out."""
+    with log_reader(settings, role) as reader:
+        try:
+            tail = reader.read_tail(depth_bytes=_deep(settings))
+        except LogError:
+            tail = None
+    return leader_of(settings, tail)
+
+
+def _deep(settings: Settings) -> int:
+    """How far back an `epoch` record may be hidden behind records of a leader that did not know of it yet."""
+    return settings.capture.max_in_flight_bytes + 2 * 2**20
+
+
 def initializer(settings: Settings) -> Initializer:
     """What `cdc init` runs."""
     client = _client(settings, "init")
-    dsn, node = settings.leader_dsn(), settings.leader
+    node = known_leader(settings, "init")
+    dsn = settings.dsn_of(node)
     return Initializer(
         InitializeSettings(settings.group, node, settings.topic, settings.slot, settings.capture.tables),
         lambda: Leader(dsn, "cdc init", node),
@@ -55,24 +79,24 @@ def initializer(settings: Settings) -> Initializer:
     )
 
 
-def capture_service(settings: Settings) -> CaptureService:
-    """What `cdc capture` runs."""
+def capture_service(settings: Settings, node: str | None) -> CaptureService:
+    """What `cdc capture` runs; with a `node`, for that one only."""
     client = _client(settings, "capture")
-    dsn, node = settings.leader_dsn(), settings.leader
     return CaptureService(
         CaptureSettings(
             settings.group,
-            node,
+            settings.leader,
             settings.topic,
             settings.slot,
+            node,
             settings.capture.heartbeat_seconds,
             settings.capture.max_in_flight_bytes,
         ),
-        lambda: Leader(dsn, "cdc capture", node),
-        lambda: ReplicationStream(dsn, "cdc capture", node),
+        lambda name: Leader(settings.dsn_of(name), "cdc capture", name),
+        lambda name: ReplicationStream(settings.dsn_of(name), "cdc capture", name),
         _topic(settings, client),
         lambda: LogReader(client, settings.topic),
-        lambda max_message_bytes: LogProducer(client, settings.topic, max_message_bytes),
+        lambda max_message_bytes, next_offset: LogProducer(client, settings.topic, max_message_bytes, next_offset),
     )
 
 
@@ -80,7 +104,7 @@ def apply_service(settings: Settings, follower: str, dsn: str, stop: StopToken) 
     """What `cdc apply` runs."""
     target = PostgresTarget(dsn, follower, settings.topic, stop.wait)
     client = _client(settings, f"apply-{follower}")
-    return ApplyService(lambda: LogReader(client, settings.topic), target)
+    return ApplyService(lambda: LogReader(client, settings.topic), target, follower)
 
 
 def _topic(settings: Settings, client: ClientSettings) -> LogAdmin:
@@ -93,7 +117,11 @@ def _topic(settings: Settings, client: ClientSettings) -> LogAdmin:
 
 @contextmanager
 def initial_copy(settings: Settings, follower: str, dsn: str) -> Iterator[tuple[PostgresInitialCopy, LogReader]]:
-    copy = PostgresInitialCopy(settings.leader_dsn(), settings.leader, dsn, follower, settings.slot, settings.topic)
+    """Raises CheckError when that node leads."""
+    leader = known_leader(settings, "bootstrap")
+    if follower == leader:
+        raise CheckError(f"{follower} leads this group", "name another node", settings.topic)
+    copy = PostgresInitialCopy(settings.dsn_of(leader), leader, dsn, follower, settings.slot, settings.topic)
     try:
         with log_reader(settings, f"bootstrap-{follower}") as reader:
             yield copy, reader
@@ -119,19 +147,22 @@ def lag_report(settings: Settings) -> LagReport:
         tail = reader.read_tail()
     if tail is None:
         raise LogError("the log is empty", "run: cdc init", settings.topic)
+    node = leader_of(settings, tail)
     leader, problem = None, None
     try:
-        with connect(settings.leader_dsn(), "cdc lag", settings.leader) as connection:
-            leader = leader_progress(connection, settings.slot, settings.leader)
+        with connect(settings.dsn_of(node), "cdc lag", node) as connection:
+            leader = leader_progress(connection, settings.slot, node)
     except CdcError as error:
         problem = str(error)
     followers = []
-    for name in settings.followers():
+    for name in settings.nodes:
+        if name == node:
+            continue
         try:
-            with connect(settings.follower_dsn(name), "cdc lag", name) as connection:
+            with connect(settings.dsn_of(name), "cdc lag", name) as connection:
                 position = follower_progress(connection, settings.topic, name)
             now_us = leader.now_us if leader else tail.committed_at_us
             followers.append(follower_hop(name, position, tail, now_us))
         except CdcError as error:
             followers.append(Hop(name, None, None, "?", str(error)))
-    return LagReport(settings.group, settings.leader, leader, problem, log_hop(leader, tail), followers)
+    return LagReport(settings.group, node, leader, problem, log_hop(leader, tail), followers)

@@ -13,7 +13,7 @@ class Position:
 
     `end_lsn` is the LSN after its commit record, `committed_at_us` the leader's commit time
     (microseconds since 1970), `next_offset` the Kafka offset to read next: a hint that is checked by
-    the chain, never the truth.
+    the chain, never the truth. `leader` is the node that led when it committed.
     """
 
     epoch: int
@@ -21,6 +21,7 @@ class Position:
     end_lsn: Lsn
     committed_at_us: int
     next_offset: int
+    leader: str = ""
 
     def __str__(self) -> str:
         return f"epoch {self.epoch} {self.commit_lsn}"

@@ -27,42 +27,67 @@ class Chain:
     Between transactions `seq` is 0. Not thread-safe; one reader, one chain.
     """
 
-    __slots__ = ("commit_lsn", "epoch", "open_commit_lsn", "seq")
+    __slots__ = ("_seen_commit_lsn", "commit_lsn", "epoch", "open_commit_lsn", "seq")
 
     def __init__(self, epoch: int, commit_lsn: int) -> None:
         self.epoch = epoch
         self.commit_lsn = commit_lsn
         self.open_commit_lsn = 0
         self.seq = 0
+        self._seen_commit_lsn = 0
+        """Of this epoch, the newest whole transaction that was seen in the log, repeats among them."""
 
     @property
     def in_transaction(self) -> bool:
         return self.seq > 0
 
-    def accept(self, epoch: int, commit_lsn: int, prev: int, seq: int, last: bool, new_epoch: bool = False) -> Verdict:
+    def accept(
+        self, epoch: int, commit_lsn: int, prev: int, seq: int, last: bool, prev_epoch: int | None = None
+    ) -> Verdict:
         """Whether this record is the next link; moves on when it is.
 
-        `new_epoch` is true for an `epoch` record, the only one that may raise the epoch; it ends
-        whatever transaction of the older epoch was left unfinished.
+        `prev_epoch` is the epoch before, on an `epoch` record: the only one that may raise the epoch, and the end of
+        whatever transaction of the older epoch was left unfinished. A second one for the same epoch is void: of two
+        that claim it, the log's order says who got it.
         Raises ChainGapError when records between the newest link and this one are missing.
         """
+        if prev_epoch is not None:
+            return self._begin_epoch(epoch, commit_lsn, prev, seq, prev_epoch)
         if epoch != self.epoch:
             if epoch < self.epoch:
                 return Verdict.VOID
-            if not new_epoch:
-                raise ChainGapError(f"epoch {epoch} begins without its epoch record (we are in {self.epoch})", _REMEDY)
-            self.seq = 0
-        elif self.seq:
+            raise ChainGapError(f"epoch {epoch} begins without its epoch record (we are in {self.epoch})", _REMEDY)
+        if self.seq:
             return self._accept_inside(commit_lsn, seq, last)
-        elif commit_lsn <= self.commit_lsn:
+        if commit_lsn <= self.commit_lsn:
+            if last and commit_lsn > self._seen_commit_lsn:
+                self._seen_commit_lsn = commit_lsn
             return Verdict.REPEAT
         if prev > self.commit_lsn or seq != 1:
             raise self._gap(commit_lsn, prev, seq)
-        self.epoch = epoch
         if last:
-            self.commit_lsn = commit_lsn
+            self.commit_lsn = self._seen_commit_lsn = commit_lsn
         else:
             self.open_commit_lsn, self.seq = commit_lsn, 1
+        return Verdict.NEXT
+
+    def _begin_epoch(self, epoch: int, commit_lsn: int, prev: int, seq: int, prev_epoch: int) -> Verdict:
+        if epoch <= self.epoch:
+            return Verdict.VOID
+        if prev_epoch != self.epoch:
+            raise ChainGapError(
+                f"epoch {epoch} follows epoch {prev_epoch}, whose beginning is missing (we are in {self.epoch})",
+                _REMEDY,
+            )
+        if prev > self.commit_lsn or seq != 1:
+            raise self._gap(commit_lsn, prev, seq)
+        if self.commit_lsn > prev and self.commit_lsn != self._seen_commit_lsn:
+            raise ChainGapError(
+                f"this follower is at {Lsn(self.commit_lsn)}, the log of epoch {prev_epoch} ends at {Lsn(prev)}: it "
+                "may hold what no other node has",
+                _REMEDY,
+            )
+        self.epoch, self.commit_lsn, self.seq, self._seen_commit_lsn = epoch, commit_lsn, 0, commit_lsn
         return Verdict.NEXT
 
     def _accept_inside(self, commit_lsn: int, seq: int, last: bool) -> Verdict:
@@ -75,7 +100,8 @@ class Chain:
                 _REMEDY,
             )
         if last:
-            self.commit_lsn, self.seq = commit_lsn, 0
+            self.commit_lsn = self._seen_commit_lsn = commit_lsn
+            self.seq = 0
         else:
             self.seq = seq
         return Verdict.NEXT

@@ -8,6 +8,7 @@ value, so that the final event of a transaction is marked as such by replacing t
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -34,6 +35,17 @@ def finished(record: Record, end_lsn: int) -> Record:
     """The record as the final event of its transaction."""
     key, value = record
     return key, b'%b,"last":true,"end_lsn":%d}}' % (value[:-2], end_lsn)
+
+
+def finisher(leader: str) -> Callable[[Record, int], Record]:
+    """`finished` for the transactions of one leader: each says who led, so that the log's end tells it to anybody."""
+    tail = b'%%b,"last":true,"end_lsn":%%d,"leader":%b}}' % _dumps(leader).replace(b"%", b"%%")
+
+    def finish(record: Record, end_lsn: int) -> Record:
+        key, value = record
+        return key, tail % (value[:-2], end_lsn)
+
+    return finish
 
 
 class Envelope:
@@ -100,11 +112,18 @@ class Envelope:
         """Says that nothing was published up to the end of the open transaction."""
         return None, self._message("cdc.mark", "", self._commit_lsn, {"kind": "mark", **self._link(seq)}, seq)
 
-    def epoch(self, leader: str, system_id: str, timeline: int, slot: str) -> Record:
-        """Says who leads from here on."""
-        facts = {"leader": leader, "system_id": system_id, "timeline": timeline, "slot": slot}
-        cdc = {"kind": "epoch", **self._link(1), **facts}
+    def epoch(
+        self, leader: str, system_id: str, timeline: int, slot: str, prev_epoch: int, why: Mapping[str, str | None]
+    ) -> Record:
+        """Says who leads from here on; `why` names the promotion, nothing at the beginning of the log."""
+        facts = {"leader": leader, "system_id": system_id, "timeline": timeline, "slot": slot, "prev_epoch": prev_epoch}
+        cdc = {"kind": "epoch", **self._link(1), **facts, **why}
         return None, self._message("cdc.epoch", "", self._commit_lsn, cdc, 1)
+
+    def runbook(self, facts: Mapping[str, str | int | None]) -> Record:
+        """What an operator's tool does to the group; not numbered, and changes nothing for a reader."""
+        cdc = {"kind": "runbook", "epoch": self._epoch, "commit_lsn": self._commit_lsn, **facts}
+        return None, self._message("cdc.runbook", "", self._commit_lsn, cdc, None)
 
     def _link(self, seq: int) -> dict[str, Any]:
         return {"epoch": self._epoch, "commit_lsn": self._commit_lsn, "prev": self._prev, "seq": seq}

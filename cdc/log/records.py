@@ -44,7 +44,12 @@ def foreign(offset: int, reason: str) -> LogError:
 def position_after(event: dict[str, Any], meta: dict[str, Any], offset: int) -> Position:
     """The position that the final event of a transaction makes complete."""
     return Position(
-        meta["epoch"], Lsn(meta["commit_lsn"]), Lsn(meta["end_lsn"]), int(event["source"]["ts_us"]), offset + 1
+        meta["epoch"],
+        Lsn(meta["commit_lsn"]),
+        Lsn(meta["end_lsn"]),
+        int(event["source"]["ts_us"]),
+        offset + 1,
+        meta.get("leader", ""),
     )
 
 

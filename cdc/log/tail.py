@@ -17,7 +17,7 @@ class LogTail:
     `next_offset` is the offset after the final record of the complete transaction; `high_watermark`
     the offset that the next record gets. `partial_commit_lsn` and `partial_seq` name the newest record
     of a transaction whose `last` is not there (0 when there is none): everything of it up to that `seq`
-    is in the log.
+    is in the log. `leader` is the node that led when it committed.
     """
 
     epoch: int
@@ -28,6 +28,7 @@ class LogTail:
     high_watermark: int
     partial_commit_lsn: Lsn
     partial_seq: int
+    leader: str = ""
 
 
 class TailScan:
@@ -37,11 +38,12 @@ class TailScan:
         self._high_watermark = high_watermark
         self.begin()
 
-    def begin(self) -> None:
-        """Forget what was fed: a larger window follows."""
+    def begin(self, *, whole: bool = False) -> None:
+        """Forget what was fed: a larger window follows, or the `whole` log."""
+        self._whole = whole
         self._parts = PartJoiner()
         self._epoch = 0
-        self._complete: tuple[int, int, int, int] | None = None
+        self._complete: tuple[int, int, int, int, str] | None = None
         self._next_offset = 0
         self._partial = (0, 0)
 
@@ -62,7 +64,7 @@ class TailScan:
         """None when no transaction ends in the window."""
         if self._complete is None:
             return None
-        epoch, commit_lsn, end_lsn, committed_at_us = self._complete
+        epoch, commit_lsn, end_lsn, committed_at_us, leader = self._complete
         return LogTail(
             epoch,
             Lsn(commit_lsn),
@@ -72,6 +74,7 @@ class TailScan:
             self._high_watermark,
             Lsn(self._partial[0]),
             self._partial[1],
+            leader,
         )
 
     def _join(self, meta: dict[str, Any], event: dict[str, Any]) -> bytes | None:
@@ -83,14 +86,22 @@ class TailScan:
         epoch, commit_lsn, seq = meta["epoch"], meta["commit_lsn"], meta.get("seq")
         if seq is None or epoch < self._epoch:
             return
+        if meta.get("kind") == "epoch" and not self._opens(epoch):
+            return
         if epoch > self._epoch:
             self._epoch, self._complete, self._partial = epoch, None, (0, 0)
         newest = self._complete[1] if self._complete else 0
         if commit_lsn <= newest:
             return  # a repeat
         if meta.get("last"):
-            self._complete = (epoch, commit_lsn, meta["end_lsn"], event["source"]["ts_us"])
+            leader = meta.get("leader", "")
+            self._complete = (epoch, commit_lsn, meta["end_lsn"], event["source"]["ts_us"], leader)
             self._next_offset = offset + 1
             self._partial = (0, 0)
         elif (commit_lsn, seq) > self._partial:
             self._partial = (commit_lsn, seq)
+
+    def _opens(self, epoch: int) -> bool:
+        """Whether an `epoch` record counts: the first one of its epoch does. What comes before the window is not known,
+        so one at the very beginning of it counts in a larger window only."""
+        return epoch > self._epoch and (self._epoch > 0 or self._whole)

@@ -29,6 +29,7 @@ from cdc.events.table import TableId, TableSchema
 from cdc.log.chain import Chain, Verdict
 from cdc.log.parts import PartJoiner
 from cdc.log.records import Truncation, foreign, parse, position_after, table_schema, truncation
+from cdc.log.sequences import SEQUENCES_PREFIX, sequence_values
 from cdc.ports import LogReader, LogRecord, TablePlan, Target
 from cdc.retry import run_with_retries
 from cdc.stop import StopToken
@@ -41,6 +42,7 @@ IDLE_WAIT_SECONDS = 0.25
 """How long one wait for records lasts; also how fast a stop is noticed."""
 
 
+_LEADING_WAIT_SECONDS = 1.0
 _STOP_PATIENCE_SECONDS = 4.0
 """How long a stop waits for the statement that runs, of the 10 s that a daemon has to end."""
 
@@ -92,9 +94,13 @@ class Window:
 class ApplyService:
     """One follower's applier. `run` returns when the token is set, and raises only terminal errors."""
 
-    def __init__(self, open_reader: Callable[[], LogReader], target: Target, limits: ApplyLimits | None = None) -> None:
+    def __init__(
+        self, open_reader: Callable[[], LogReader], target: Target, node: str, limits: ApplyLimits | None = None
+    ) -> None:
+        """`node` is the follower's name in the group: an epoch that it leads is not applied to it."""
         self._open_reader = open_reader
         self._target = target
+        self._node = node
         self._limits = limits or ApplyLimits()
 
     def run(self, stop: StopToken) -> None:
@@ -119,31 +125,51 @@ class ApplyService:
         """From the follower's own position until stop or error; every retry starts here again."""
         reader = self._open_reader()
         try:
-            position = self._target.open()
-            log.info("applying", position=str(position), offset=position.next_offset)
-            session = _Session(reader, self._target, self._limits, position)
             while not stop.is_set():
-                if session.step():
-                    progress()
-            session.finish()
+                position = self._await_follower(stop)
+                if position is None:
+                    return
+                log.info("applying", position=str(position), offset=position.next_offset)
+                session = _Session(reader, self._target, self._limits, self._node, position)
+                while not stop.is_set() and not session.leads:
+                    if session.step():
+                        progress()
+                session.finish()
         finally:
             self._target.close()
             reader.close()
+
+    def _await_follower(self, stop: StopToken) -> Position | None:
+        """The position, once this node is a follower: while it leads, there is nothing to apply. None when stopped."""
+        position, told = self._target.open(), False
+        while position is None:
+            self._target.close()
+            if not told:
+                log.info("this node leads, or has led and did not rejoin; waiting until it follows")
+                told = True
+            if stop.wait(_LEADING_WAIT_SECONDS):
+                return None
+            position = self._target.open()
+        return position
 
 
 class _Session:
     """State that is void after a lost connection: chain, window, plans."""
 
-    def __init__(self, reader: LogReader, target: Target, limits: ApplyLimits, position: Position) -> None:
+    def __init__(self, reader: LogReader, target: Target, limits: ApplyLimits, node: str, position: Position) -> None:
         self._reader = reader
         self._target = target
         self._limits = limits
+        self._node = node
+        self.leads = False
+        """Whether the log has named this node as its leader; nothing after that is for it."""
         self._chain = Chain(position.epoch, position.commit_lsn)
         self._joiner = PartJoiner()
         self._window = Window()
         self._plans: dict[str, TablePlan] = {}
         self._schemas: dict[str, TableSchema] = {}
         self._new_schemas: list[TableSchema] = []
+        self._sequences: dict[TableId, int] = {}
         self._hint_in_doubt = True
         self._in_pieces = False
         """Whether the follower's open transaction holds a part of a leader transaction that is not complete."""
@@ -156,6 +182,9 @@ class _Session:
             for record in records:
                 if not self._accept(record):
                     return False
+                if self.leads:
+                    self._flush_what_is_complete()
+                    return True
         except CdcError:
             # What came before the record that cannot be taken is complete and goes in.
             self._flush_what_is_complete()
@@ -218,14 +247,16 @@ class _Session:
             if kind == "schema":
                 self._learn(table_schema(meta))
                 return True
+            if kind == "runbook":
+                return True
             last = "last" in meta
-            verdict = self._chain.accept(
-                meta["epoch"], meta["commit_lsn"], meta["prev"], meta["seq"], last, kind == "epoch"
-            )
+            prev_epoch = meta.get("prev_epoch")
+            verdict = self._chain.accept(meta["epoch"], meta["commit_lsn"], meta["prev"], meta["seq"], last, prev_epoch)
             if verdict is Verdict.NEXT:
                 self._hint_in_doubt = False
                 if kind == "epoch":
                     self._drop_unfinished()
+                    self.leads = meta["leader"] == self._node
                 self._gather(event, meta, len(value))
                 if last:
                     self._in_pieces = False
@@ -255,6 +286,8 @@ class _Session:
         window.size += size
         op = event["op"]
         if op == "m":
+            if event["message"]["prefix"] == SEQUENCES_PREFIX:
+                self._sequences.update(sequence_values(event["message"]["content"]))
             return
         if op == "t":
             statement = truncation(meta)
@@ -280,6 +313,9 @@ class _Session:
 
     def _flush_complete(self, position: Position) -> None:
         self._apply(self._window.take_complete())
+        if self._sequences:
+            self._target.store_sequences(self._sequences)
+            self._sequences = {}
         failpoints.hit(failpoints.APPLY_BEFORE_COMMIT)
         self._target.commit(position, self._new_schemas)
         failpoints.hit(failpoints.APPLY_AFTER_COMMIT)

@@ -4,7 +4,8 @@ The one rule: **the slot is never confirmed past what the log holds.** Where the
 anything to publish, a `mark` record says so in the log first.
 
 One thread runs a session; it never waits for Kafka while the server waits for a status. Whatever is expected
-to pass ends the session and begins another one, from reading the tail of the log.
+to pass ends the session and begins another one, from reading the tail of the log: it says who leads, so a
+capture follows a promotion by itself.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from cdc.capture_ports import (
     SlotFacts,
     TailReader,
 )
-from cdc.errors import CdcError, FencedError, RetryableError
+from cdc.errors import CdcError, FencedError, LogError, RetryableError
 from cdc.events.assembler import Assembler, Resume
-from cdc.log.envelope import Envelope, finished
+from cdc.log.envelope import Envelope, finisher
 from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
 from cdc.retry import run_with_retries
 from cdc.services.heartbeat import Heartbeat
+from cdc.services.initialize import FIRST_EPOCH
 from cdc.services.resume import Place, check_identity, check_slot, check_tail, check_topic
 from cdc.stop import StopToken
 
@@ -55,16 +57,22 @@ _STUCK_SECONDS = 5.0
 _SLOT_GRACE_SECONDS = 5.0
 _SLOT_RETRY_SECONDS = 0.2
 """A walsender that lost its client holds the slot until it notices."""
+_STANDBY_SECONDS = 1.0
+_PROMOTION_SECONDS = 10.0
+_PROMOTION_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureSettings:
-    """`leader` is the node's name; `slot` is also the name of the publication."""
+    """`first_leader` leads when the log does not say who does; `slot` is also the name of the publication.
+
+    With a `node`, that node's changes are captured when it leads, and nothing while another one does."""
 
     group: str
-    leader: str
+    first_leader: str
     topic: str
     slot: str
+    node: str | None = None
     heartbeat_seconds: float = 1.0
     max_in_flight_bytes: int = 32 * 2**20
 
@@ -75,20 +83,21 @@ class CaptureService:
     def __init__(
         self,
         settings: CaptureSettings,
-        leader: Callable[[], LeaderDatabase],
-        stream: Callable[[], ChangeStream],
+        leader: Callable[[str], LeaderDatabase],
+        stream: Callable[[str], ChangeStream],
         topic: LogTopic,
         tail_reader: Callable[[], TailReader],
-        writer: Callable[[int], LogWriter],
+        writer: Callable[[int, int], LogWriter],
     ) -> None:
-        """The callables connect anew; `writer` gets the topic's max.message.bytes."""
+        """The callables connect anew; `leader` and `stream` get the name of the node, `writer` the topic's
+        max.message.bytes and the offset that the log goes on at."""
         self._settings = settings
         self._leader = leader
         self._stream = stream
         self._topic = topic
         self._tail_reader = tail_reader
         self._writer = writer
-        self._place = Place(settings.leader, settings.topic, settings.slot)
+        self._place = Place(settings.first_leader, settings.topic, settings.slot)
         self._own_backend: int | None = None
 
     def run(self, stop: StopToken) -> None:
@@ -99,33 +108,101 @@ class CaptureService:
         run_with_retries(lambda progressed: self._session(stop, progressed), stop, "capture")
 
     def _session(self, stop: StopToken, progressed: Callable[[], None]) -> None:
-        with ExitStack() as cleanup:
-            leader = cleanup.enter_context(closing(self._leader()))
-            stream = cleanup.enter_context(closing(self._stream()))
+        with ExitStack() as cleanup, suppress(_StoppedError):
+            newest = self._stand_by(stop)
+            node = newest.leader if newest and newest.leader else self._settings.first_leader
+            self._place = Place(node, self._settings.topic, self._settings.slot)
+            leader = cleanup.enter_context(closing(self._leader(node)))
+            stream = cleanup.enter_context(closing(self._stream(node)))
+            self._await_promotion(leader, newest, stop)
             identity = check_identity(leader.identity(self._settings.group), stream.identify(), self._place)
             topic = self._topic.describe()
             check_topic(identity, topic, self._place)
             if not self._acquire(leader, stream, stop):
                 return
             slot = check_slot(leader.slot(self._settings.slot), self._place)
-            tail = self._read_tail(stream, stop)
-            if stop.is_set():
-                return
+            tail = self._read_tail(stream, stop, newest)
+            if tail is not None and tail.leader not in ("", node):
+                raise RetryableError(f"{tail.leader} leads now", where=f"topic {self._settings.topic}")
             tail = check_tail(tail, identity, slot, leader.wal_lsn(), self._place)
-            writer = cleanup.enter_context(closing(self._writer(topic.max_message_bytes)))
+            writer = cleanup.enter_context(closing(self._writer(topic.max_message_bytes, tail.high_watermark)))
             assembler = self._assembler(leader, identity, tail)
             leader.close()
             heartbeat = cleanup.enter_context(
-                Heartbeat(self._leader, self._settings.group.encode(), self._settings.heartbeat_seconds)
+                Heartbeat(lambda: self._leader(node), self._settings.group.encode(), self._settings.heartbeat_seconds)
             )
             log.info(
                 "capture streams",
+                node=node,
                 slot=self._settings.slot,
                 topic=self._settings.topic,
                 epoch=identity.epoch,
                 lsn=str(tail.end_lsn),
             )
             CaptureSession(self._settings, stream, writer, assembler, tail, heartbeat, progressed).run(stop)
+
+    def _stand_by(self, stop: StopToken) -> LogTail | None:
+        """The log's end, as soon as a node leads that we may capture. None when the log does not tell."""
+        own, known_epoch = self._settings.node, 0
+        newest = self._newest(stop, None)
+        while own is not None and newest is not None and newest.leader not in ("", own):
+            if newest.epoch != known_epoch:
+                self._check_fenced(own, newest)
+                log.info("another node leads, standing by", leader=newest.leader, epoch=newest.epoch)
+                known_epoch = newest.epoch
+            if stop.wait(_STANDBY_SECONDS):
+                raise _StoppedError
+            newest = self._newest(stop, newest)
+        return newest
+
+    def _newest(self, stop: StopToken, known: LogTail | None) -> LogTail | None:
+        """Where the log ends; at first looked for as far back as a leader may have written that was none any more.
+
+        What is wrong with the log is told later, after what is wrong with the leader.
+        """
+
+        def on_wait() -> None:
+            if stop.is_set():
+                raise _StoppedError
+
+        depth = self._settings.max_in_flight_bytes + 2 * _READ_BYTES
+        with closing(self._tail_reader()) as reader, suppress(LogError):
+            if known is not None:
+                return reader.read_tail(on_wait, back_to=known.high_watermark)
+            return reader.read_tail(on_wait, depth_bytes=depth)
+        return None
+
+    def _check_fenced(self, node: str, newest: LogTail) -> None:
+        """Raises FencedError when `node` led before and nobody closed it: it may have taken writes that are nowhere
+        else. A node that a planned promotion has closed becomes a follower soon."""
+        with closing(self._leader(node)) as database:
+            identity = database.identity(self._settings.group)
+            if identity is not None and identity.epoch < newest.epoch and not database.fenced(self._settings.topic):
+                raise FencedError(
+                    f"this node led epoch {identity.epoch}, the log is in epoch {newest.epoch}: {newest.leader} leads",
+                    f"run cdc rejoin --node {node}, which saves what only this node has, then start capture again",
+                    node,
+                )
+
+    def _await_promotion(self, leader: LeaderDatabase, newest: LogTail | None, stop: StopToken) -> None:
+        """A node that the log names may not be open yet."""
+        if newest is None or not newest.leader:
+            return
+        deadline = time.monotonic() + _PROMOTION_SECONDS
+        while True:
+            identity = leader.identity(self._settings.group)
+            if identity is not None and identity.epoch >= newest.epoch:
+                return
+            if newest.epoch == FIRST_EPOCH:
+                return  # there was no promotion: cdc init was interrupted, or the leader is not the one it was
+            if time.monotonic() > deadline:
+                raise RetryableError(
+                    f"the log is in epoch {newest.epoch}, and {newest.leader} is not open for it yet",
+                    f"if nobody is at it: cdc promote --follower {newest.leader}",
+                    newest.leader,
+                )
+            if stop.wait(_PROMOTION_POLL_SECONDS):
+                raise _StoppedError
 
     def _acquire(self, leader: LeaderDatabase, stream: ChangeStream, stop: StopToken) -> bool:
         """Start the stream, which only one process can: from here on nobody else publishes.
@@ -153,11 +230,11 @@ class CaptureService:
         return FencedError(
             f"replication slot {self._settings.slot} is in use {user}",
             "one capture a group runs at a time: stop the other one, or leave it the work",
-            self._settings.leader,
+            self._place.leader,
         )
 
-    def _read_tail(self, stream: ChangeStream, stop: StopToken) -> LogTail | None:
-        """Meanwhile the server hears from us. Given up when `stop` is set."""
+    def _read_tail(self, stream: ChangeStream, stop: StopToken, newest: LogTail | None) -> LogTail | None:
+        """Meanwhile the server hears from us."""
 
         def on_wait() -> None:
             if stop.is_set():
@@ -165,14 +242,13 @@ class CaptureService:
             say_alive()
 
         say_alive = _every(_STATUS_SECONDS, lambda: stream.send_status(0, 0, 0))
-        with closing(self._tail_reader()) as reader, suppress(_StoppedError):
-            return reader.read_tail(on_wait)
-        return None
+        with closing(self._tail_reader()) as reader:
+            return reader.read_tail(on_wait, back_to=newest.high_watermark if newest else None)
 
     def _assembler(self, leader: LeaderDatabase, identity: LeaderIdentity, tail: LogTail) -> Assembler:
         envelope = Envelope(self._settings.group, leader.database(), __version__, identity.epoch)
         resume = Resume(tail.commit_lsn, tail.end_lsn, tail.partial_commit_lsn, tail.partial_seq)
-        return Assembler(envelope, finished, leader.type_names(), resume, _now_us)
+        return Assembler(envelope, finisher(self._place.leader), leader.type_names(), resume, _now_us)
 
 
 class _StoppedError(Exception):
@@ -298,7 +374,7 @@ class CaptureSession:
             raise RetryableError(
                 f"neither the leader nor kafka has answered for {_STUCK_SECONDS:.0f} s",
                 "see that the brokers run",
-                self._settings.leader,
+                f"topic {self._settings.topic}",
             )
 
     def _say_stuck(self, stuck: bool) -> None:

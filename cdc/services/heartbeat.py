@@ -1,6 +1,7 @@
 """Heartbeats: small transactions on the leader that travel the whole way, so an idle group still moves.
 
-They let the slot advance, and lag be measured through every hop. When they fail, nothing else does.
+They let the slot advance, and lag be measured through every hop. Now and then they carry the values of sequences that
+moved, which a promoted follower goes on from. When they fail, nothing else does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import structlog
 
 from cdc.capture_ports import LeaderDatabase
 from cdc.errors import CdcError
+from cdc.events.table import TableId
+from cdc.log.sequences import SEQUENCES_PREFIX, sequences_message
 from cdc.retry import Backoff
 
 log = structlog.get_logger(__name__)
@@ -22,6 +25,8 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_PREFIX = "cdc.heartbeat"
 """Logical messages with it come from capture and mean nothing but that time has passed."""
 
+_SEQUENCES_SECONDS = 5.0
+"""How often the values of sequences are asked for."""
 _JOIN_SECONDS = 1.0
 """A daemon thread: one that still connects may be left behind."""
 
@@ -62,12 +67,25 @@ class Heartbeat:
 
     def _beat(self, backoff: Backoff) -> None:
         leader = self._connect()
+        told: dict[TableId, int] = {}
+        asked_at = -_SEQUENCES_SECONDS
         try:
             while True:
                 leader.emit_message(HEARTBEAT_PREFIX, self._content)
+                if time.monotonic() - asked_at >= _SEQUENCES_SECONDS:
+                    asked_at = time.monotonic()
+                    _tell_sequences(leader, told)
                 self._beat_at = time.monotonic()
                 backoff.reset()
                 if self._stop.wait(self._interval):
                     return
         finally:
             leader.close()
+
+
+def _tell_sequences(leader: LeaderDatabase, told: dict[TableId, int]) -> None:
+    """Those that are not where they were `told` to be."""
+    moved = {name: value for name, value in leader.sequences().items() if told.get(name) != value}
+    if moved:
+        leader.emit_message(SEQUENCES_PREFIX, sequences_message(moved))
+        told.update(moved)

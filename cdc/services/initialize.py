@@ -219,7 +219,7 @@ class Initializer:
         now_us = time.time_ns() // 1000
         envelope = Envelope(self._settings.group, leader.database(), __version__, identity.epoch)
         envelope.begin(0, start_lsn - 1, 0, now_us, now_us)
-        record = envelope.epoch(self._settings.leader, identity.system_id, identity.timeline, identity.slot)
+        record = envelope.epoch(self._settings.leader, identity.system_id, identity.timeline, identity.slot, 0, {})
         with closing(self._writer(self._topic.describe().max_message_bytes)) as writer:
             writer.publish([finished(record, start_lsn)], start_lsn)
             if not writer.flush(_PUBLISH_SECONDS):

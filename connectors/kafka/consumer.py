@@ -89,15 +89,27 @@ class LogReader:
             raise RetryableError("the offsets of the log are not known in time", where=self._where)
         return low_high
 
-    def read_tail(self, on_wait: Callable[[], None] | None = None) -> LogTail | None:
+    def read_tail(
+        self,
+        on_wait: Callable[[], None] | None = None,
+        *,
+        depth_bytes: int = 0,
+        back_to: int | None = None,
+        end: int | None = None,
+    ) -> LogTail | None:
         """The newest complete transaction, read backwards in growing steps. None when the log is empty.
 
+        Looks at least at the last `depth_bytes` of values, and at everything from the offset `back_to` on: a leader
+        that does not know yet that another one leads may have written so much after the other's `epoch` record, which
+        makes it void. `end` is the offset before which the log is taken to end.
         `on_wait` is called after every piece read. Leaves the reader without an assignment: `seek` again
         before `consume`. Raises LogError when all
         records are gone, or none of them ends a transaction.
         """
         low, high = self.watermarks()
-        if low == high:
+        if end is not None:
+            high = min(high, end)
+        if low >= high:
             if high == 0:
                 return None
             raise LogError(
@@ -111,16 +123,21 @@ class LogReader:
         step, start = _TAIL_FIRST_STEP, high
         try:
             while start > low:
-                start = max(low, high - step)
-                scan.begin()
+                start = max(low, min(high - step, high if back_to is None else back_to))
+                scan.begin(whole=start == low)
+                size = 0
                 for message in self._range(start, high, deadline, on_wait or _nothing):
-                    scan.add(int(message.offset() or 0), message.value() or b"")
+                    value = message.value() or b""
+                    size += len(value)
+                    scan.add(int(message.offset() or 0), value)
                 tail = scan.tail()
-                if tail is not None:
+                if tail is not None and size >= depth_bytes:
                     return tail
-                step *= _TAIL_STEP_GROWTH
+                step = _next_step(high - start, size, depth_bytes if tail is not None else 0)
         finally:
             self._consumer.unassign()
+        if tail is not None:
+            return tail
         raise LogError(
             "no complete transaction is in the log",
             "the records before were removed by retention, or are "
@@ -179,6 +196,13 @@ class LogReader:
         error, self._client_error = self._client_error, None
         if error is not None:
             raise translate(error, self._where)
+
+
+def _next_step(records: int, size: int, depth_bytes: int) -> int:
+    """How many records to go back after `records` of `size` bytes: as many as have `depth_bytes` if they are alike."""
+    if depth_bytes <= size:
+        return records * _TAIL_STEP_GROWTH
+    return max(records * 2, records * depth_bytes // max(size, 1) + 1)
 
 
 def _nothing() -> None:

@@ -35,14 +35,21 @@ _RECORD_OVERHEAD = 128
 class LogProducer:
     """Publishes records of one log. Not safe for use by several threads."""
 
-    def __init__(self, settings: Mapping[str, str | int | float | bool], topic: str, max_message_bytes: int) -> None:
-        """`settings` from `common_settings`; `max_message_bytes` is the topic's max.message.bytes."""
+    def __init__(
+        self,
+        settings: Mapping[str, str | int | float | bool],
+        topic: str,
+        max_message_bytes: int,
+        next_offset: int | None = None,
+    ) -> None:
+        """`settings` from `common_settings`; `max_message_bytes` is the topic's max.message.bytes; `next_offset` is
+        the offset that the first record must get, None when any will do."""
         self._topic = topic
         self._where = f"topic {topic}"
         self._max_record_bytes = max_message_bytes - _RECORD_OVERHEAD
         self._split_above = self._max_record_bytes // 2
         self._batches: deque[tuple[int, int, int]] = deque()
-        self._offset: int | None = None
+        self._offset = None if next_offset is None else next_offset - 1
         self._delivered = 0
         self._deliveries = 0
         self._in_flight = 0
@@ -69,6 +76,11 @@ class LogProducer:
     def delivered(self) -> int:
         """The greatest `progress` such that its batch and every one before it is durable."""
         return self._delivered
+
+    @property
+    def last_offset(self) -> int | None:
+        """The offset of the newest record that is durable with all before it."""
+        return self._offset
 
     @property
     def deliveries(self) -> int:

@@ -45,7 +45,9 @@ SELECT schemaname, tablename, c.reltuples::bigint, pg_table_size(c.oid) FROM pg_
 JOIN pg_namespace n ON nspname = schemaname JOIN pg_class c ON relnamespace = n.oid AND relname = tablename
 WHERE pubname = %s ORDER BY 4 DESC, 1, 2
 """
-_BOOKKEEPING = [TableId("cdc", name) for name in ("position", "relation", "bootstrap")]
+_BOOKKEEPING = [
+    TableId("cdc", name) for name in ("position", "relation", "bootstrap", "sequence", "fence", "promotion")
+]
 """Roles with pg_write_all_data could write these otherwise."""
 
 

@@ -24,6 +24,11 @@ _FACTS = """
            (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
            has_database_privilege(current_database(), 'CREATE')
 """
+_SEQUENCES = """
+    SELECT schemaname, sequencename, last_value FROM pg_catalog.pg_sequences
+    WHERE last_value IS NOT NULL AND schemaname !~ '^pg_' AND schemaname <> 'cdc'
+"""
+"""NULL where nothing was taken yet, or where the role may not look."""
 _LAST_BUILT_IN_OID = 16383
 
 
@@ -66,6 +71,17 @@ class Leader:
                 (_LAST_BUILT_IN_OID,),
             ).fetchall()
         return dict(rows)
+
+    def fenced(self, log: str) -> bool:
+        with translated(self._where):
+            if self._conn.execute("SELECT pg_catalog.to_regclass('cdc.fence')").fetchone() == (None,):
+                return False
+            return self._conn.execute("SELECT FROM cdc.fence WHERE log = %s", (log,)).fetchone() is not None
+
+    def sequences(self) -> dict[TableId, int]:
+        with translated(self._where):
+            rows = self._conn.execute(_SEQUENCES).fetchall()
+        return {TableId(schema, name): value for schema, name, value in rows}
 
     def emit_message(self, prefix: str, content: bytes) -> None:
         with translated(self._where):

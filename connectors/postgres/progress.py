@@ -42,18 +42,29 @@ def follower_progress(connection: psycopg.Connection, log_name: str, where: str)
     return position
 
 
+def leads(connection: psycopg.Connection, log_name: str, node: str) -> bool:
+    """Whether this node leads that log, or led it and has not rejoined as a follower."""
+    row = connection.execute("SELECT to_regclass('cdc.identity'), to_regclass('cdc.position')").fetchone()
+    identity, position = row or (None, None)
+    if identity and connection.execute("SELECT FROM cdc.identity WHERE topic = %s", (log_name,)).fetchone():
+        return True
+    query = "SELECT FROM cdc.position WHERE log = %s AND leader = %s"
+    return bool(position) and connection.execute(query, (log_name, node)).fetchone() is not None
+
+
 def read_position(connection: psycopg.Connection, log_name: str) -> Position | None:
     """None without a position, or without the table for it."""
     try:
         row = connection.execute(
-            "SELECT epoch, commit_lsn::text, end_lsn::text, committed_at, next_offset FROM cdc.position WHERE log = %s",
+            "SELECT epoch, commit_lsn::text, end_lsn::text, committed_at, next_offset, leader FROM cdc.position "
+            "WHERE log = %s",
             (log_name,),
         ).fetchone()
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return None
     if row is None:
         return None
-    return Position(row[0], Lsn.parse(row[1]), Lsn.parse(row[2]), microseconds(row[3]), row[4])
+    return Position(row[0], Lsn.parse(row[1]), Lsn.parse(row[2]), microseconds(row[3]), row[4], row[5])
 
 
 def microseconds(at: datetime) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -31,7 +31,7 @@ from connectors.postgres.catalog import TableFacts, column_definition, table_fac
 from connectors.postgres.connection import connect, translated
 from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
-from connectors.postgres.progress import follower_progress, timestamp
+from connectors.postgres.progress import follower_progress, leads, timestamp
 from connectors.postgres.read_only import make_read_only
 from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only, qualified
 
@@ -70,10 +70,12 @@ class PostgresTarget:
 
     # session
 
-    def open(self) -> Position:
+    def open(self) -> Position | None:
         self.close()
         self._connection = connect(self._dsn, f"cdc apply {self._node}", self._node, autocommit=True)
         with translated(self._node):
+            if leads(self._connection, self._log, self._node):
+                return None
             self._take_role()
             self._take_lock()
         self._position = follower_progress(self._connection, self._log, self._node)
@@ -232,6 +234,14 @@ class PostgresTarget:
         self._stages.clear()
         self._staged.clear()
 
+    def store_sequences(self, values: Mapping[TableId, int]) -> None:
+        with translated(self._node), self._conn.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO cdc.sequence VALUES (%s, %s, %s, %s) ON CONFLICT (log, schema_name, sequence_name) "
+                "DO UPDATE SET last_value = excluded.last_value",
+                [(self._log, *name, value) for name, value in values.items()],
+            )
+
     def commit(self, position: Position, schemas: Sequence[TableSchema]) -> None:
         before = self._position
         if before is None:
@@ -246,11 +256,11 @@ class PostgresTarget:
                     )
                 moved = self._conn.execute(
                     "UPDATE cdc.position SET epoch = %s, commit_lsn = %s::pg_lsn, end_lsn = %s::pg_lsn, "
-                    "committed_at = %s, next_offset = %s, applied_at = clock_timestamp() "
+                    "committed_at = %s, next_offset = %s, leader = %s, applied_at = clock_timestamp() "
                     "WHERE log = %s AND epoch = %s AND commit_lsn = %s::pg_lsn",
                     (
                         position.epoch, str(position.commit_lsn), str(position.end_lsn), at, position.next_offset,
-                        self._log, before.epoch, str(before.commit_lsn),
+                        position.leader, self._log, before.epoch, str(before.commit_lsn),
                     ),
                 )  # fmt: skip
                 self._conn.execute(

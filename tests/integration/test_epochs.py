@@ -20,7 +20,7 @@ TABLE = "CREATE TABLE item (id int PRIMARY KEY)"
 def epoch_record(epoch: int, commit_lsn: int, prev: int) -> bytes:
     envelope = Envelope("test", "test", "0", epoch)
     envelope.begin(0, commit_lsn, prev, 0, 0)
-    return finished(envelope.epoch("other", "1", 1, "slot"), commit_lsn + 1)[1]
+    return finished(envelope.epoch("other", "1", 1, "slot", epoch - 1, {}), commit_lsn + 1)[1]
 
 
 @pytest.mark.parametrize("rows", [1, 20, 10_000], ids=["applied in pieces", "partly in pieces", "not applied yet"])

@@ -56,7 +56,7 @@ def accepted(events: Sequence[Event]) -> list[Event]:
         if "seq" not in cdc:
             continue
         verdict = chain.accept(
-            cdc["epoch"], cdc["commit_lsn"], cdc["prev"], cdc["seq"], cdc.get("last", False), cdc.get("kind") == "epoch"
+            cdc["epoch"], cdc["commit_lsn"], cdc["prev"], cdc["seq"], cdc.get("last", False), cdc.get("prev_epoch")
         )
         if verdict is Verdict.NEXT:
             taken.append(event)

@@ -150,7 +150,7 @@ class FollowerInTest:
     def apply(self, values: Sequence[bytes], limits: ApplyLimits | None = None) -> None:
         stop = StopToken()
         target = PostgresTarget(self.dsn, "follower", LOG, stop.wait)
-        service = ApplyService(lambda: RecordedLog(values, stop), target, limits)
+        service = ApplyService(lambda: RecordedLog(values, stop), target, "follower", limits)
         with (
             mock.patch("cdc.services.apply.SMALL_SEGMENT", self._small_segment),
             mock.patch.object(target, "apply_net", wraps=target.apply_net) as apply_net,

@@ -107,7 +107,7 @@ class Played:
         self.clock = clock
         self.stream, self.writer = ScriptedStream(), ScriptedWriter()
         self.heartbeat_silence = 0.0
-        settings = CaptureSettings("shop", "us-east", "shop.log", "cdc_shop", 1.0, max_in_flight_bytes)
+        settings = CaptureSettings("shop", "us-east", "shop.log", "cdc_shop", None, 1.0, max_in_flight_bytes)
         self.session = CaptureSession(
             settings, self.stream, self.writer, assembler(), TAIL, cast(Heartbeat, _Silence(self)), lambda: None
         )

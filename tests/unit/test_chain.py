@@ -63,13 +63,48 @@ def test_an_older_epoch_is_void_and_a_newer_one_needs_its_record():
     assert chain.accept(1, 200, 100, 1, last=True) is Verdict.VOID
     with pytest.raises(ChainGapError, match="without its epoch record"):
         chain.accept(3, 200, 100, 1, last=True)
-    assert chain.accept(3, 200, 100, 1, last=True, new_epoch=True) is Verdict.NEXT
+    assert chain.accept(3, 200, 100, 1, last=True, prev_epoch=2) is Verdict.NEXT
     assert chain.epoch == 3
 
 
 def test_a_new_epoch_after_missing_transactions_is_a_gap():
     with pytest.raises(ChainGapError):
-        Chain(1, 100).accept(2, 300, 200, 1, last=True, new_epoch=True)
+        Chain(1, 100).accept(2, 300, 200, 1, last=True, prev_epoch=1)
+
+
+def test_an_epoch_whose_predecessor_is_missing_is_a_gap():
+    with pytest.raises(ChainGapError, match="epoch 3 follows epoch 2, whose beginning is missing"):
+        Chain(1, 100).accept(3, 50, 100, 1, last=True, prev_epoch=2)
+
+
+def test_of_two_that_claim_an_epoch_the_first_one_in_the_log_has_it():
+    chain = Chain(1, 100)
+    assert chain.accept(2, 700, 100, 1, last=True, prev_epoch=1) is Verdict.NEXT
+    assert chain.accept(2, 9000, 100, 1, last=True, prev_epoch=1) is Verdict.VOID
+    assert (chain.epoch, chain.commit_lsn) == (2, 700)
+
+
+def test_an_epoch_may_begin_at_a_lower_lsn():
+    # Another server's WAL has positions of its own.
+    chain = Chain(1, 5000)
+    assert chain.accept(2, 70, 5000, 1, last=True, prev_epoch=1) is Verdict.NEXT
+    assert chain.accept(2, 90, 70, 1, last=True) is Verdict.NEXT
+
+
+def test_a_follower_that_is_past_the_end_of_an_epoch_is_refused():
+    # As when it was copied from a leader whose last transactions never came into the log.
+    with pytest.raises(ChainGapError, match="may hold what no other node has"):
+        Chain(1, 150).accept(2, 70, 100, 1, last=True, prev_epoch=1)
+
+
+def test_a_transaction_that_came_just_before_the_new_epoch_counts():
+    # Whoever wrote the epoch record had not seen it, but all readers do, in the same order.
+    chain = Chain(1, 100)
+    chain.accept(1, 150, 100, 1, last=True)
+    assert chain.accept(2, 70, 100, 1, last=True, prev_epoch=1) is Verdict.NEXT
+    again = Chain(1, 150)
+    assert again.accept(1, 150, 100, 1, last=True) is Verdict.REPEAT
+    assert again.accept(2, 70, 100, 1, last=True, prev_epoch=1) is Verdict.NEXT
 
 
 _TRANSACTIONS = st.lists(st.integers(1, 4), min_size=1, max_size=12)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cdc.errors import ProtocolError
 from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
-from cdc.log.envelope import Envelope, Record, finished
+from cdc.log.envelope import Envelope, Record, finished, finisher
 from cdc.protocol.pgoutput import NO_OLD, OLD_KEY, OLD_ROW, Row
 
 COLUMNS = (("id", "int8", True), ("state", "text", False), ("note", "text", False))
@@ -167,11 +167,16 @@ class TestControlRecords:
         assert value["source"]["txId"] is None
 
     def test_epoch_says_who_leads(self) -> None:
-        _, value = read(finished(envelope().epoch("us-east", "70", 1, "cdc_shop"), 900))
-        facts = {name: value["cdc"][name] for name in ("kind", "leader", "system_id", "timeline", "slot", "seq")}
-        assert facts == {
-            "kind": "epoch", "leader": "us-east", "system_id": "70", "timeline": 1, "slot": "cdc_shop", "seq": 1,
+        _, value = read(finished(envelope().epoch("us-east", "70", 1, "cdc_shop", 0, {"promotion": "p"}), 900))
+        del value["cdc"]["commit_lsn"], value["cdc"]["prev"]
+        assert value["cdc"] == {
+            "kind": "epoch", "leader": "us-east", "system_id": "70", "timeline": 1, "slot": "cdc_shop", "epoch": 1,
+            "seq": 1, "prev_epoch": 0, "promotion": "p", "last": True, "end_lsn": 900,
         }  # fmt: skip
+
+    def test_the_last_event_of_a_transaction_says_who_led(self) -> None:
+        _, value = read(finisher("100%")(envelope().table(schema()).insert({"id": "7", "state": None}, 5, 1), 9))
+        assert (value["cdc"]["last"], value["cdc"]["end_lsn"], value["cdc"]["leader"]) == (True, 9, "100%")
 
     def test_messages_carry_any_bytes(self) -> None:
         key, value = read(envelope().message("app", b"\xff\0", 5, 1))

@@ -26,6 +26,12 @@ def schema(commit_lsn: int) -> bytes:
     )
 
 
+def epoch_record(epoch: int, commit_lsn: int, leader: str) -> bytes:
+    cdc = {"kind": "epoch", "epoch": epoch, "commit_lsn": commit_lsn, "prev": 1, "seq": 1, "prev_epoch": epoch - 1}
+    cdc |= {"leader": leader, "last": True, "end_lsn": commit_lsn + 1}
+    return orjson.dumps({"op": "m", "source": {"ts_us": 1}, "cdc": cdc})
+
+
 def scanned(*values: bytes, first_offset: int = 10) -> LogTail | None:
     scan = TailScan(first_offset + len(values))
     for offset, value in enumerate(values, first_offset):
@@ -64,6 +70,29 @@ def test_an_older_epoch_after_a_newer_one_is_void() -> None:
         0,
         0,
     )
+
+
+def test_an_epoch_record_says_who_leads() -> None:
+    tail = scanned(record(900, 1, True), epoch_record(2, 300, "eu-west"))
+    assert names(tail) == (2, 300, 12, 0, 0)
+    assert tail is not None
+    assert tail.leader == "eu-west"
+
+
+def test_the_second_claim_of_an_epoch_is_void() -> None:
+    tail = scanned(record(900, 1, True), epoch_record(2, 300, "eu-west"), epoch_record(2, 7000, "ap-south"))
+    assert tail is not None
+    assert (tail.commit_lsn, tail.leader) == (300, "eu-west")
+
+
+def test_an_epoch_record_at_the_very_beginning_of_a_window_may_be_a_second_claim() -> None:
+    values = [epoch_record(2, 7000, "ap-south"), record(400, 1, True, epoch=2)]
+    assert names(scanned(*values)) == (2, 400, 12, 0, 0)
+    assert scanned(values[0]) is None
+    whole = TailScan(1)
+    whole.begin(whole=True)
+    whole.add(0, values[0])
+    assert names(whole.tail()) == (2, 7000, 1, 0, 0)
 
 
 def test_a_transaction_that_ends_in_parts() -> None:

@@ -8,12 +8,46 @@ CREATE TABLE IF NOT EXISTS cdc.position (
     end_lsn pg_lsn NOT NULL,
     committed_at timestamptz NOT NULL,
     next_offset bigint NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    leader text NOT NULL DEFAULT ''
 );
 COMMENT ON TABLE cdc.position IS
     'The newest leader transaction in this database, stored in the same transaction as its rows.';
 COMMENT ON COLUMN cdc.position.committed_at IS 'When the leader committed it (the leader''s clock).';
 COMMENT ON COLUMN cdc.position.next_offset IS 'Kafka offset to read next: a hint that is checked.';
+
+COMMENT ON COLUMN cdc.position.leader IS 'Which node led then; this node itself: it is to lead, and takes no changes.';
+
+CREATE TABLE IF NOT EXISTS cdc.sequence (
+    log text NOT NULL,
+    schema_name text NOT NULL,
+    sequence_name text NOT NULL,
+    last_value bigint NOT NULL,
+    PRIMARY KEY (log, schema_name, sequence_name)
+);
+COMMENT ON TABLE cdc.sequence IS 'The leader''s sequences as the log last told them; a promotion goes on from there.';
+
+CREATE TABLE IF NOT EXISTS cdc.fence (
+    log text PRIMARY KEY,
+    promotion text NOT NULL,
+    fenced_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    fence_lsn pg_lsn
+);
+COMMENT ON TABLE cdc.fence IS 'A promotion has closed this leader for writes; gone when it follows, or leads on.';
+
+CREATE TABLE IF NOT EXISTS cdc.promotion (
+    promotion text PRIMARY KEY,
+    log text NOT NULL,
+    epoch bigint NOT NULL,
+    old_leader text NOT NULL,
+    mode text NOT NULL,
+    started_by text NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at timestamptz,
+    outcome text,
+    report jsonb NOT NULL DEFAULT '{}'
+);
+COMMENT ON TABLE cdc.promotion IS 'Promotions of this node: how far each came, for whoever continues it.';
 
 CREATE TABLE IF NOT EXISTS cdc.relation (
     log text NOT NULL,
