@@ -1,4 +1,4 @@
-# Sourced by ops/demo, ops/test and .ci/run: a virtual environment beside the project, with the
+# Sourced by ops/demo, ops/test, ops/soak and .ci/run: a virtual environment beside the project, with the
 # project and what it needs in it. Made and filled only when something is missing or has changed.
 #
 #   PYTHON     the interpreter to make it with (default: the first Python 3.11 or newer that runs)

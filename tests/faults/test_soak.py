@@ -1,0 +1,58 @@
+"""The random nemesis, for a minute: what `ops/soak` does for an hour."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cdc.local.processes import wait_for
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def soak(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Started; its own folder is where it makes temporary files."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.soak.run", "--json", str(folder / "report.json"), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_minute_of_random_faults_shows_no_state_that_the_leader_did_not_have(tmp_path: Path):
+    running = soak(tmp_path, "--minutes", "1", "--seed", "11")
+    told, _ = running.communicate(timeout=390)
+
+    assert running.returncode == 0, told
+    report = json.loads((tmp_path / "report.json").read_bytes())
+    assert report["passed"]
+    assert sum(report["faults"].values()) + sum(report["skipped"].values()) >= 5
+    assert report["transactions"] > 100
+    assert report["rests"] == 2
+    assert min(report["snapshots"].values()) > 20
+    assert report["slot_checks"] > 10
+
+
+def test_an_interrupt_ends_a_soak_and_everything_that_it_started(tmp_path: Path):
+    running = soak(tmp_path, "--minutes", "5", "--seed", "12")
+    family = psutil.Process(running.pid)
+    assert wait_for(lambda: len(family.children(recursive=True)) > 10, seconds=90), "it does not start"
+    children = family.children(recursive=True)
+
+    running.send_signal(signal.SIGINT)
+    told, _ = running.communicate(timeout=120)
+
+    assert running.returncode == 130, told
+    assert not [child for child in children if child.is_running()]

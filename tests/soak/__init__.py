@@ -1,0 +1,1 @@
+"""The random nemesis: `ops/soak`. What its report says: ops/reference/soak.md."""
