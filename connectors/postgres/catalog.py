@@ -17,7 +17,8 @@ class TableFacts:
     `primary_key` is empty when there is none that is checked at once: a deferrable key can be held by two
     rows inside a statement, so it does not find a row. `unique_indexes` counts all unique and exclusion indexes but
     the one on the key, as lists of columns. `equality` is the operator by which a unique index compares a column:
-    a type of an extension has its own, which is not on our search_path. `firing_triggers` fire even for the applier.
+    a type of an extension has its own, which is not on our search_path. `collation` is that of the index where it is
+    not the column's own. `firing_triggers`, rules among them, fire even for the applier.
     `always` are identity columns that no UPDATE may set (GENERATED ALWAYS AS IDENTITY).
     """
 
@@ -28,6 +29,7 @@ class TableFacts:
     primary_key: tuple[str, ...]
     unique_keys: tuple[tuple[str, ...], ...]
     equality: dict[str, str]
+    collation: dict[str, str]
     other_unique_indexes: int
     firing_triggers: tuple[str, ...]
 
@@ -44,15 +46,20 @@ SELECT indisprimary, indimmediate AND indpred IS NULL AND indexprs IS NULL AND N
 FROM pg_index WHERE indrelid = %s AND (indisunique OR indisexclusion) AND indisvalid
 """
 _EQUALITY = """
-SELECT DISTINCT ON (attname) attname::text, format('OPERATOR(%%I.%%s)', nspname, oprname)
-FROM pg_index CROSS JOIN LATERAL unnest(indkey::int2[], indclass::oid[]) AS k (attnum, opclass)
+SELECT DISTINCT ON (attname) attname::text, format('OPERATOR(%%I.%%s)', n.nspname, oprname),
+       CASE WHEN l.oid <> attcollation THEN format('%%s.%%I', collnamespace::regnamespace, collname) END
+FROM pg_index
+CROSS JOIN LATERAL unnest(indkey::int2[], indclass::oid[], indcollation::oid[]) AS k (attnum, opclass, coll)
+LEFT JOIN pg_collation l ON l.oid = k.coll
 JOIN pg_attribute a ON a.attrelid = indrelid AND a.attnum = k.attnum JOIN pg_opclass c ON c.oid = k.opclass
 JOIN pg_amop ON amopfamily = opcfamily AND amopstrategy = 3 AND amoplefttype = opcintype AND amoprighttype = opcintype
 JOIN pg_operator o ON o.oid = amopopr JOIN pg_namespace n ON n.oid = oprnamespace
-WHERE indrelid = %s AND indisunique AND indisvalid AND NOT indisexclusion ORDER BY attname, indisprimary DESC
+WHERE indrelid = %s AND indisunique AND indisvalid AND NOT indisexclusion
+ORDER BY attname, indisreplident DESC, indisprimary DESC
 """
 _TRIGGERS = """
-SELECT tgname::text FROM pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled IN ('A', 'R') ORDER BY 1
+SELECT tgname::text FROM pg_trigger WHERE tgrelid = %(table)s AND NOT tgisinternal AND tgenabled IN ('A', 'R')
+UNION ALL SELECT rulename::text FROM pg_rewrite WHERE ev_class = %(table)s AND ev_enabled IN ('A', 'R') ORDER BY 1
 """
 
 
@@ -69,7 +76,7 @@ def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | 
     columns = connection.execute(_COLUMNS, (oid,)).fetchall()
     indexes = connection.execute(_INDEXES, (oid,)).fetchall()
     equality = connection.execute(_EQUALITY, (oid,)).fetchall()
-    triggers = connection.execute(_TRIGGERS, (oid,)).fetchall()
+    triggers = connection.execute(_TRIGGERS, {"table": oid}).fetchall()
     usable = [(primary, tuple(names)) for primary, usable, names in indexes if usable and names]
     return TableFacts(
         partitioned=partitioned,
@@ -78,7 +85,8 @@ def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | 
         always=frozenset(name for name, _, _, always in columns if always),
         primary_key=next((names for primary, names in usable if primary), ()),
         unique_keys=tuple(names for _, names in usable),
-        equality=dict(equality),
+        equality={name: operator for name, operator, _ in equality},
+        collation={name: collation for name, _, collation in equality if collation},
         other_unique_indexes=max(0, len(indexes) - 1),
         firing_triggers=tuple(name for (name,) in triggers),
     )

@@ -17,6 +17,7 @@ SESSION_SETTINGS = {
     "extra_float_digits": "3",
     "bytea_output": "hex",
     "lc_monetary": "C",
+    "quote_all_identifiers": "off",
     "array_nulls": "on",
     "xmloption": "content",
     "search_path": "pg_catalog",

@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 _CHUNK_BYTES = 256 * 1024
 _FIRST_UNSTABLE_OID = 16384
 """Types made by users have other OIDs in each database, and the binary form of arrays and composites names them."""
+_BY_TEXT_ONLY = "^_?(reg|aclitem)"
+"""Types whose binary form is such an OID (regclass and its kin: what they name has another one in each database), or
+that have none."""
 
 _LOCK_PATIENCE_SECONDS = 5.0
 """A predecessor that was killed leaves its backend behind for a moment."""
@@ -182,8 +185,9 @@ class PostgresInitialCopy:
 
     def _binary(self, table: TableId) -> bool:
         row = self._source.execute(
-            "SELECT coalesce(max(atttypid), 0) < %s FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0",
-            (_FIRST_UNSTABLE_OID, sql.Identifier(*table).as_string(self._source)),
+            "SELECT coalesce(bool_and(t.oid < %s AND typname !~ %s), true) "
+            "FROM pg_attribute JOIN pg_type t ON t.oid = atttypid WHERE attrelid = %s::regclass AND attnum > 0",
+            (_FIRST_UNSTABLE_OID, _BY_TEXT_ONLY, sql.Identifier(*table).as_string(self._source)),
         ).fetchone()
         return bool(row and row[0])
 

@@ -48,7 +48,10 @@ class Stage:
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         key = table.plan.key
         match = sql.SQL(" AND ").join(
-            sql.SQL("t.{0} {1} s.{0}").format(sql.Identifier(name), sql.SQL(table.equality(name))) for name in key
+            sql.SQL("t.{0} {1} s.{0}{2}").format(
+                sql.Identifier(name), sql.SQL(table.equality(name)), sql.SQL(table.collation(name))
+            )
+            for name in key
         )
         assigned = [name for name in names if name not in key] or [name for name in key if name not in table.always]
         values = sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(name)) for name in assigned)
@@ -98,6 +101,11 @@ class TableStatements:
     def equality(self, name: str) -> str:
         """The operator that the index on the key uses, as SQL."""
         return self._facts.equality.get(name, "=")
+
+    def collation(self, name: str) -> str:
+        """How to make the operator compare as that index does, as SQL that follows a value."""
+        collation = self._facts.collation.get(name)
+        return f" COLLATE {collation}" if collation else ""
 
     def stage(self, names: tuple[str, ...]) -> Stage:
         if names not in self._stages:
@@ -167,13 +175,18 @@ class TableStatements:
     def _find(self) -> sql.Composable:
         if self.plan.key:
             return sql.SQL(" AND ").join(
-                sql.SQL("{} {} %s::{}").format(
-                    _escaped(name), sql.SQL(self.equality(name).replace("%", "%%")), self._type_of(name)
+                sql.SQL("{} {} %s::{}{}").format(
+                    _escaped(name),
+                    sql.SQL(self.equality(name).replace("%", "%%")),
+                    self._type_of(name),
+                    sql.SQL(self.collation(name).replace("%", "%%")),
                 )
                 for name in self.plan.key
             )
         same: sql.Composable = sql.SQL(" AND ").join(
-            sql.SQL("{}::text IS NOT DISTINCT FROM (%s::{})::text").format(_escaped(name), self._type_of(name))
+            sql.SQL('{}::text COLLATE "C" IS NOT DISTINCT FROM (%s::{})::text').format(
+                _escaped(name), self._type_of(name)
+            )
             for name in self.plan.columns
         )
         if not self.plan.columns:

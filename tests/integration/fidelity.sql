@@ -500,3 +500,291 @@ UPDATE "hostile_%(staged)s" SET "%s" = -"%s";
 DELETE FROM "hostile ""tab.le"" %s %% $1 'x' 漢" WHERE "a b" % 3 = 0;
 DELETE FROM "hostile.FULL %" WHERE "%s" % 2 = 0;
 DELETE FROM "hostile_%(staged)s" WHERE "%s" % 2 = 0;
+
+-- case unicode
+-- Of every plane, and of every length that UTF-8 has.
+CREATE TABLE unicode (id text PRIMARY KEY, v text, json json, jsonb jsonb, list text[]);
+-- transaction
+INSERT INTO unicode
+SELECT x, x || '.' || x, to_json(x), to_jsonb(x), ARRAY[x, x || '"' || x]
+FROM generate_series(0, 16) AS plane,
+     unnest(ARRAY[1, 9, 10, 13, 34, 92, 127, 128, 2047, 2048, 8232, 43981, 65279, 65533, 65534, 65535]) AS place,
+     LATERAL (SELECT chr(plane * 65536 + place) AS x) AS c;
+-- transaction
+UPDATE unicode SET v = id || E'\\.\n' || id;
+-- transaction
+UPDATE unicode SET id = id || id;
+DELETE FROM unicode WHERE id < 'a';
+
+-- case all_bytes
+CREATE TABLE all_bytes (id bytea PRIMARY KEY, v bytea, list bytea[]);
+-- transaction
+INSERT INTO all_bytes SELECT set_byte('x', 0, i), set_byte('abc', 1, i), ARRAY[set_byte('x', 0, i), '']
+FROM generate_series(0, 255) i;
+-- transaction
+UPDATE all_bytes SET v = (SELECT string_agg(id, '' ORDER BY id) FROM all_bytes), id = id || id;
+
+-- case high_char from 16
+-- An older server prints such a byte as it is, whatever the encoding.
+CREATE TABLE high_char (id "char" PRIMARY KEY, v "char"[]);
+-- transaction
+INSERT INTO high_char SELECT i::"char", ARRAY[i::"char", ''] FROM generate_series(-128, 127) i;
+-- transaction
+UPDATE high_char SET v = NULL WHERE id::int % 2 = 0;
+DELETE FROM high_char WHERE id::int < 0;
+
+-- case endless from 17
+CREATE TABLE endless (id interval PRIMARY KEY, v interval[]);
+-- transaction
+INSERT INTO endless VALUES ('infinity', '{-infinity,1 day}'), ('-infinity', '{infinity}');
+-- transaction
+UPDATE endless SET v = array_append(v, id);
+
+-- case copied
+CREATE TABLE copied (id int PRIMARY KEY, v text DEFAULT 'copied');
+-- transaction
+COPY copied (id) FROM PROGRAM 'seq 1 :n';
+-- transaction
+COPY copied FROM PROGRAM 'seq -f "%.0f,\t\\.|NULL" 1001 10:n' (FORMAT csv);
+DELETE FROM copied WHERE id % 2 = 0;
+COPY copied (id) FROM PROGRAM 'seq 2 2 :n';
+
+-- case reborn
+CREATE TABLE reborn (id int PRIMARY KEY, v int, big text);
+ALTER TABLE reborn ALTER big SET STORAGE EXTERNAL;
+-- transaction
+INSERT INTO reborn SELECT i, 0, noise(i::text, 100) FROM generate_series(1, 6) i;
+-- transaction
+DO $$ BEGIN
+    FOR k IN 1..:n LOOP
+        DELETE FROM reborn WHERE id = 1;
+        INSERT INTO reborn VALUES (1, k, noise(k::text, 80));
+        UPDATE reborn SET v = -v WHERE id = 1 AND k % 3 = 0;
+        DELETE FROM reborn WHERE id = 2;
+        INSERT INTO reborn VALUES (2, k, 'short');
+        DELETE FROM reborn WHERE id = 2;
+        INSERT INTO reborn SELECT 2, v, big FROM reborn WHERE id = 1;
+    END LOOP;
+    DELETE FROM reborn WHERE id = 3;
+END $$;
+
+-- case upsert
+CREATE TABLE upsert (id int PRIMARY KEY, u text UNIQUE, v int);
+-- transaction
+INSERT INTO upsert SELECT i, 'u' || i, i FROM generate_series(1, :n) i;
+-- transaction
+INSERT INTO upsert SELECT i, 'w' || i, -i FROM generate_series(2, 2 * :n, 2) i
+ON CONFLICT (id) DO UPDATE SET v = upsert.v + excluded.v, u = excluded.u;
+INSERT INTO upsert SELECT i, 'u' || i, 0 FROM generate_series(1, 3 * :n) i ON CONFLICT DO NOTHING;
+INSERT INTO upsert SELECT -i, 'u' || i, i FROM generate_series(1, :n, 2) i ON CONFLICT (u) DO UPDATE SET id = excluded.id;
+
+-- case merged from 15
+CREATE TABLE merged (id int PRIMARY KEY, v int);
+-- transaction
+INSERT INTO merged SELECT i, i FROM generate_series(1, :n) i;
+-- transaction
+MERGE INTO merged m USING generate_series(1, 2 * :n) AS s (i) ON m.id = s.i
+WHEN MATCHED AND i % 3 = 0 THEN DELETE WHEN MATCHED THEN UPDATE SET v = -v
+WHEN NOT MATCHED THEN INSERT VALUES (i, 0);
+
+-- case at_once
+-- Keys that are checked at the end of the statement; rows are found as a whole, because such a key finds none.
+CREATE TABLE at_once (id int PRIMARY KEY DEFERRABLE, u int UNIQUE DEFERRABLE, v text);
+ALTER TABLE at_once REPLICA IDENTITY FULL;
+CREATE TABLE at_once_key (id int PRIMARY KEY, u int UNIQUE DEFERRABLE);
+-- transaction
+INSERT INTO at_once SELECT i, i, 'v' FROM generate_series(1, :n) i;
+INSERT INTO at_once_key SELECT i, i FROM generate_series(1, :n) i;
+-- transaction
+UPDATE at_once SET id = id + 1;
+UPDATE at_once_key SET u = u + 1;
+-- transaction
+UPDATE at_once SET id = :n + 2 - id, u = :n + 1 - u;
+UPDATE at_once_key SET u = :n + 2 - u;
+DELETE FROM at_once WHERE id % 3 = 0;
+UPDATE at_once SET id = id + 1, v = 'w';
+
+-- case alike
+-- More keys that are equal to PostgreSQL and differ in text.
+CREATE TYPE alike_row AS (n numeric, t text);
+CREATE TABLE alike_padded (id char(8) PRIMARY KEY, v int);
+CREATE TABLE alike_interval (id interval PRIMARY KEY, v int);
+CREATE TABLE alike_json (id jsonb PRIMARY KEY, v int);
+CREATE TABLE alike_array (id numeric[] PRIMARY KEY, v int);
+CREATE TABLE alike_range (id numrange PRIMARY KEY, v int);
+CREATE TABLE alike_row_key (id alike_row PRIMARY KEY, v int);
+CREATE TABLE alike_zone (id timestamptz, uid uuid, v int, PRIMARY KEY (uid, id));
+-- transaction
+INSERT INTO alike_padded SELECT 'k' || i, i FROM generate_series(1, :n) i;
+INSERT INTO alike_interval SELECT i * '1 mon'::interval, i FROM generate_series(1, :n) i;
+INSERT INTO alike_json SELECT jsonb_build_object('n', i), i FROM generate_series(1, :n) i;
+INSERT INTO alike_array SELECT ARRAY[i, NULL], i FROM generate_series(1, :n) i;
+INSERT INTO alike_range SELECT numrange(i, i + 1), i FROM generate_series(1, :n) i;
+INSERT INTO alike_row_key SELECT ROW(i, 'x')::alike_row, i FROM generate_series(1, :n) i;
+INSERT INTO alike_zone
+SELECT 'epoch'::timestamptz + i * '1 us'::interval, ('00000000-0000-0000-0000-' || lpad(i::text, 12, '0'))::uuid, i
+FROM generate_series(1, :n) i;
+-- transaction
+UPDATE alike_padded SET id = id || ' ', v = -v;
+UPDATE alike_interval SET id = extract(epoch FROM id) / 86400 * '1 day'::interval, v = -v;
+UPDATE alike_json SET id = jsonb_build_object('n', CAST(id->>'n' AS numeric) + 0.00);
+UPDATE alike_array SET id = ARRAY[id[1] + 0.00, NULL];
+UPDATE alike_range SET id = numrange(lower(id) + 0.00, upper(id));
+UPDATE alike_row_key SET id.n = (id).n + 0.00;
+UPDATE alike_zone SET id = id AT TIME ZONE 'Asia/Kathmandu' AT TIME ZONE 'Asia/Kathmandu', v = -v;
+-- transaction
+UPDATE alike_interval SET v = v + 1;
+UPDATE alike_json SET v = v + 1;
+UPDATE alike_array SET v = v + 1;
+UPDATE alike_range SET v = v + 1;
+UPDATE alike_row_key SET v = v + 1;
+UPDATE alike_zone SET uid = 'ffffffff-0000-0000-0000-000000000000' WHERE v % 3 = 0;
+-- transaction
+DELETE FROM alike_padded WHERE v % 2 = 0;
+DELETE FROM alike_interval;
+INSERT INTO alike_interval SELECT i * '30 days'::interval, i FROM generate_series(1, :n) i;
+DELETE FROM alike_json;
+INSERT INTO alike_json SELECT jsonb_build_object('n', i), i FROM generate_series(1, :n) i;
+DELETE FROM alike_array;
+INSERT INTO alike_array SELECT ARRAY[i + 0.0, NULL], i FROM generate_series(1, :n) i;
+DELETE FROM alike_range WHERE v % 2 = 0;
+DELETE FROM alike_row_key WHERE v % 2 = 0;
+INSERT INTO alike_row_key SELECT ROW(i + 0.000, 'x')::alike_row, i FROM generate_series(2, :n, 2) i ON CONFLICT DO NOTHING;
+
+-- case collated
+CREATE TABLE collated (id text COLLATE "C" PRIMARY KEY, v text);
+CREATE TABLE collated_index (k text NOT NULL, v text);
+CREATE UNIQUE INDEX collated_index_k ON collated_index (k COLLATE "C");
+ALTER TABLE collated_index REPLICA IDENTITY USING INDEX collated_index_k;
+-- transaction
+INSERT INTO collated SELECT x || i, x FROM generate_series(1, :n) i, unnest(ARRAY['a', 'A', 'ä', '_']) x;
+INSERT INTO collated_index SELECT * FROM collated;
+-- transaction
+UPDATE collated SET id = upper(id) || 'x' WHERE id LIKE 'a%';
+UPDATE collated SET v = id;
+UPDATE collated_index SET v = k;
+DELETE FROM collated_index WHERE k LIKE 'A%';
+
+-- case insensitive until 17
+-- The wheel's PostgreSQL 18 is built without ICU.
+CREATE COLLATION insensitive_collation (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE TABLE insensitive_key (id text COLLATE insensitive_collation PRIMARY KEY, v int);
+CREATE TABLE insensitive_full (a text COLLATE insensitive_collation, v int);
+ALTER TABLE insensitive_full REPLICA IDENTITY FULL;
+CREATE TABLE insensitive_index (k text COLLATE insensitive_collation NOT NULL, v int);
+CREATE UNIQUE INDEX insensitive_index_k ON insensitive_index (k COLLATE "C");
+ALTER TABLE insensitive_index REPLICA IDENTITY USING INDEX insensitive_index_k;
+-- transaction
+INSERT INTO insensitive_key SELECT 'key' || i, i FROM generate_series(1, :n) i;
+INSERT INTO insensitive_full SELECT x, 0 FROM generate_series(1, :n) i, unnest(ARRAY['same', 'Same', 'SAME']) x;
+INSERT INTO insensitive_index SELECT x || i, i FROM generate_series(1, :n) i, unnest(ARRAY['key', 'Key', 'KEY']) x;
+-- transaction
+UPDATE insensitive_key SET id = upper(id);
+UPDATE insensitive_key SET v = -v;
+UPDATE insensitive_full SET v = 1 WHERE a = 'x' OR a COLLATE "C" = 'SAME';
+UPDATE insensitive_index SET v = -v WHERE k COLLATE "C" < 'a';
+-- transaction
+DELETE FROM insensitive_key WHERE v % 2 = 0;
+INSERT INTO insensitive_key SELECT 'Key' || i, i FROM generate_series(2, :n, 2) i;
+DELETE FROM insensitive_full WHERE a COLLATE "C" = 'Same';
+UPDATE insensitive_full SET a = 'sAME' WHERE a COLLATE "C" = 'same';
+DELETE FROM insensitive_index WHERE k COLLATE "C" LIKE 'Key%';
+UPDATE insensitive_index SET k = 'x' || k WHERE k COLLATE "C" LIKE 'key%';
+
+-- case nulls
+CREATE TABLE nulls (id int PRIMARY KEY, u int UNIQUE, v text);
+CREATE TABLE nulls_index (a int NOT NULL, b text, u int);
+CREATE UNIQUE INDEX nulls_index_a ON nulls_index (a);
+CREATE UNIQUE INDEX nulls_index_u ON nulls_index (b, u);
+ALTER TABLE nulls_index REPLICA IDENTITY USING INDEX nulls_index_a;
+-- transaction
+INSERT INTO nulls SELECT i, CASE WHEN i % 2 = 0 THEN i END, NULL FROM generate_series(1, :n) i;
+INSERT INTO nulls_index SELECT i, NULL, CASE WHEN i % 2 = 0 THEN i END FROM generate_series(1, :n) i;
+-- transaction
+UPDATE nulls SET u = NULL WHERE id % 4 = 0;
+UPDATE nulls SET u = id + 1000 WHERE u IS NULL AND id % 3 = 0;
+UPDATE nulls_index SET b = 'b', u = u + 1;
+
+-- case nulls_alike from 15
+CREATE TABLE nulls_alike (id int PRIMARY KEY, u int, UNIQUE NULLS NOT DISTINCT (u));
+-- transaction
+INSERT INTO nulls_alike SELECT i, NULLIF(i, 1) FROM generate_series(1, :n) i;
+-- transaction
+UPDATE nulls_alike SET u = -1 WHERE u IS NULL;
+UPDATE nulls_alike SET u = NULL WHERE id = 2;
+UPDATE nulls_alike SET u = 2 WHERE u = -1;
+
+-- case tied
+-- Foreign keys that are checked, and act, at once.
+CREATE TABLE tied (id int PRIMARY KEY, boss int REFERENCES tied ON DELETE SET NULL ON UPDATE CASCADE);
+CREATE TABLE tied_child (
+    id int PRIMARY KEY, parent int DEFAULT 0 REFERENCES tied ON DELETE CASCADE ON UPDATE CASCADE, v text
+);
+CREATE TABLE tied_grandchild (id int PRIMARY KEY, child int REFERENCES tied_child ON DELETE CASCADE);
+-- transaction
+INSERT INTO tied SELECT i, NULLIF(i / 2, 0) FROM generate_series(1, :n) i;
+INSERT INTO tied_child SELECT 1000 + i, i, 'v' FROM generate_series(1, :n) i;
+INSERT INTO tied_grandchild SELECT 2000 + i, 1000 + i FROM generate_series(1, :n) i;
+-- transaction
+UPDATE tied SET id = -id WHERE id % 2 = 0;
+DELETE FROM tied WHERE id % 3 = 0;
+-- transaction
+DELETE FROM tied;
+
+-- case attached
+CREATE TABLE attached (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+CREATE TABLE attached_low PARTITION OF attached FOR VALUES FROM (0) TO (75);
+CREATE TABLE attached_high PARTITION OF attached FOR VALUES FROM (75) TO (1000);
+-- transaction
+INSERT INTO attached SELECT i, 'v' FROM generate_series(1, :n) i;
+-- transaction
+ALTER TABLE attached DETACH PARTITION attached_low;
+UPDATE attached_low SET v = 'alone';
+UPDATE attached SET v = 'rest' WHERE id % 2 = 0;
+-- transaction
+DELETE FROM attached_low WHERE id % 2 = 0;
+INSERT INTO attached_low VALUES (70, 'new') ON CONFLICT DO NOTHING;
+-- transaction
+UPDATE attached_low SET v = 'before';
+ALTER TABLE attached ATTACH PARTITION attached_low FOR VALUES FROM (0) TO (75);
+UPDATE attached SET v = v || 'after';
+UPDATE attached SET id = 1000 - id WHERE id < 10;
+
+-- case wide
+CREATE FUNCTION wide_columns(what text, first int, last int) RETURNS text LANGUAGE sql AS $$
+    SELECT string_agg(format(what, i), ', ' ORDER BY i) FROM generate_series(first, last) i
+$$;
+DO $$ BEGIN
+    EXECUTE 'CREATE TABLE wide (id int PRIMARY KEY, ' || wide_columns('c%1$s int', 2, 1600) || ')';
+    EXECUTE 'CREATE TABLE wide_full (' || wide_columns('c%1$s int', 1, 1600) || ')';
+    ALTER TABLE wide_full REPLICA IDENTITY FULL;
+END $$;
+-- transaction
+DO $$ BEGIN
+    EXECUTE 'INSERT INTO wide SELECT i, ' || wide_columns('NULLIF(i %% %1$s, 1)', 2, 1600) || ' FROM generate_series(1, :n) i';
+    EXECUTE 'INSERT INTO wide_full SELECT ' || wide_columns('NULLIF(i %% %1$s, 1)', 1, 1600) || ' FROM generate_series(1, 4) i';
+END $$;
+-- transaction
+UPDATE wide SET c2 = 7, c1600 = -id;
+UPDATE wide_full SET c1600 = 7 WHERE c5 = 2;
+-- transaction
+DO $$ BEGIN
+    EXECUTE 'UPDATE wide SET ' || wide_columns('c%1$s = c%1$s + 1', 2, 1600) || ' WHERE id % 2 = 0';
+    UPDATE wide SET id = id + 1000 WHERE id % 3 = 0;
+    DELETE FROM wide WHERE id % 5 = 0;
+    DELETE FROM wide_full WHERE c5 = 3;
+END $$;
+
+-- case nothing
+CREATE TABLE nothing (id int PRIMARY KEY, v text);
+-- transaction
+SELECT pg_current_xact_id();
+-- transaction
+UPDATE nothing SET v = 'x';
+-- transaction
+SAVEPOINT a;
+INSERT INTO nothing SELECT i, 'gone' FROM generate_series(1, :n) i;
+ROLLBACK TO a;
+-- transaction
+CREATE TEMPORARY TABLE nothing_here ON COMMIT DROP AS SELECT i FROM generate_series(1, :n) i;
+INSERT INTO nothing SELECT i, 'kept' FROM nothing_here;

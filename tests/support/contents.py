@@ -14,6 +14,7 @@ _PINNED = " ".join(
         "extra_float_digits": "3",
         "bytea_output": "hex",
         "lc_monetary": "C",
+        "quote_all_identifiers": "off",
         "search_path": "pg_catalog",
     }.items()
 )

@@ -15,6 +15,12 @@ TYPES_DDL = (
     "CREATE TYPE public.nested AS (p public.pair, list public.pair[], m public.mood)",
     "CREATE TYPE public.floatrange AS RANGE (subtype = float8)",
     "CREATE TYPE public.\"odd %s type\" AS ENUM ('x', 'y')",
+    "CREATE TYPE public.deep AS (n public.nested, list public.nested[], at public.floatrange)",
+    "CREATE DOMAIN public.pair_or_null AS public.pair CHECK ((VALUE).b IS DISTINCT FROM 13)",
+    "CREATE DOMAIN public.some_texts AS text[] CHECK (cardinality(VALUE) < 9)",
+    "CREATE DOMAIN public.half AS public.percent CHECK (VALUE <= 50)",
+    "CREATE DOMAIN public.span AS int4range",
+    "CREATE TYPE public.of_domains AS (h public.half, t public.some_texts, p public.pair_or_null)",
 )
 
 TEXTS = (
@@ -59,13 +65,16 @@ VALUES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
                         "2024-03-31 01:59:59.999999+00", "0001-01-01 00:00:00+00", "1900-01-01 00:00:00+00"),
         "timestamptz(0)": ("2024-10-27 00:59:59+00", "2024-10-27 01:00:00+00"),
         "interval": ("0", "1 mon -1 day +00:00:00.000001", "-178000000 years", "178000000 years", "-1 year 2 mons",
-                     "-00:00:01", "1 day -24:00:00", "P1Y2M3DT4H5M6.7S"),
+                     "-00:00:01", "1 day -24:00:00", "P1Y2M3DT4H5M6.7S",
+                     "1 year -2 mons +3 days -04:05:06.789", "-1 year +2 mons -3 days +04:05:06.789",
+                     "-1 days +23:59:59.999999", "2562047788:00:54.775807", "-2562047788:00:54.775807"),
         "interval day to second": ("3 days 04:05:06", "-3 days 04:05:06"),
     },
     "json": {
         "json": ("null", '{"a":1, "a" : 2}', "[ ]", r'"\u0041\n"', "1e400", '"\\u0001"'),
         "jsonb": ("null", '"null"', "{}", "[]",
                   '{"n": 1234567890123456789012345678901234567890}', '{"n": 1.10, "m": 1e-20}',
+                  f'{{"n": {"1234567890" * 10}.{"0987654321" * 10}, "e": 1e-99}}',
                   r'{"k\"ey": "\\N\n\t", "": [null, true, {"é": "🐘"}]}', "0.1000000000000000055511151231257827"),
         "jsonpath": ('$."a b"[*] ? (@ > 1)', "lax $", 'strict $.x'),
         "public.hstore": ('"a"=>NULL, "b c"=>"d\\"e", ""=>""', ""),
@@ -81,6 +90,10 @@ VALUES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "public.mood[]": ("{ok,\"not ok\",\"\",\"'quoted\\\"\",\"a,b\",漢字}",),
         "public.pair[]": ('{"(a,1)","(,)","(\\"\\",2)"}',),
         "public.percent[]": ("{1.50,NULL}",),
+        "public.nested[]": ('{"(\\"(x,1)\\",\\"{\\"\\"(y,2)\\"\\"}\\",ok)",NULL}',),
+        "numrange[]": ('{"[1.10,1.100]",empty,NULL}',),
+        "box[]": ("{(1,1),(0,0);(2,2),(0,0)}",),
+        "interval[]": ('{"1 mon","-1 days +00:00:01"}',),
         "int2vector": ("1 2 3", ""),
         "oidvector": ("1 2",),
     },
@@ -91,11 +104,49 @@ VALUES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "public.code": ("", "abc"),
         "public.pair": ("(a,1)", "(,)", '("",)', '("a,""b\\\\",-1)', "(NULL,2)"),
         "public.nested": ('("(x,1)","{""(y,2)"",""(,)""}",ok)', "(,,)"),
+        "public.deep": ('("(""(x,1)"",""{""""(y,2)""""}"",ok)",,"[-0,NaN]")', "(,,)"),
+        "public.pair_or_null": ("(a,1)", "(,)"),
+        "public.some_texts": ('{"a,b",NULL,"{}"}', "{}", "[0:1]={x,y}"),
+        "public.half": ("0.10", "50"),
+        "public.span": ("[1,5)", "empty"),
+        "public.of_domains": ('(1.5,"{a,NULL}","(b,2)")', "(,,)"),
+    },
+    "ranges": {
         "int4range": ("empty", "[1,5)", "(,5)", "[1,)", "(,)"),
         "tstzrange": ('["2020-01-01 00:00:00+00",infinity)', "empty"),
         "public.floatrange": ("[-0,NaN]", "(0.1,0.2)"),
         "int4multirange": ("{}", "{[1,3),[5,7)}"),
-        "numrange": ("[1.10,1.100]",),
+        "numrange": ("[1.10,1.100]", "(,-0.50]", "[NaN,)"),
+        "int8range": ("[-9223372036854775808,9223372036854775807)",),
+        "daterange": ("[-infinity,infinity]", "[4713-01-01 BC,2000-01-01)", "(,)"),
+        "tsrange": ('["4713-01-01 00:00:00 BC",infinity)', "(,)"),
+        "nummultirange": ("{[1.10,1.100],(2,)}", "{}"),
+        "int8multirange": ("{(,1),[5,7)}",),
+        "datemultirange": ("{[2000-01-01,2000-02-01),[2001-01-01,)}",),
+        "tsmultirange": ('{["2000-01-01 00:00:00","2000-01-01 00:00:01"]}',),
+        "tstzmultirange": ('{["2000-01-01 00:00:00+00",infinity)}',),
+        "public.floatmultirange": ("{[-0,0.1],(1e-7,NaN]}",),
+        "int4range[]": ('{"[1,5)",empty}',),
+        "int4multirange[]": ('{"{[1,3),[5,7)}","{}"}',),
+    },
+    "catalog": {
+        "regproc": ("pg_catalog.now", "-"),
+        "regprocedure": ("pg_catalog.abs(integer)", "-"),
+        "regoper": ("pg_catalog.||/", "0"),
+        "regoperator": ("pg_catalog.+(integer,integer)", "pg_catalog.-(NONE,integer)", "0"),
+        "regclass": ("pg_catalog.pg_class", "-", "4294967295"),
+        "regtype": ("timestamp with time zone", "public.mood", "public.pair[]", "-"),
+        "regrole": ("pg_monitor", "-"),
+        "regnamespace": ("pg_catalog", "public", "-"),
+        "regconfig": ("simple", "english"),
+        "regdictionary": ("simple",),
+        "regcollation": ('"C"', '"POSIX"', "-"),
+        "regclass[]": ("{pg_class,pg_type,-}",),
+        "oid[]": ("{0,4294967295}",),
+        "xid": ("0", "4294967295"),
+        "cid": ("0", "4294967295"),
+        "txid_snapshot": ("10:20:10,14,15",),
+        "refcursor": ("a cursor", ""),
     },
     "network": {
         "uuid": ("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"),
@@ -122,7 +173,9 @@ VALUES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 # There is no B-tree for them.
-NO_KEYS = frozenset({"json", "jsonpath", "pg_snapshot", *VALUES["shapes"]})
+NO_KEYS = frozenset(
+    {"json", "jsonpath", "pg_snapshot", "txid_snapshot", "xid", "cid", "box[]", "refcursor", *VALUES["shapes"]}
+)
 
 
 def literal(value: str | None) -> str:
