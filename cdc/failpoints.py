@@ -23,6 +23,8 @@ BOOTSTRAP_COPYING = "bootstrap.copying"
 """One table has been copied, others have not."""
 BOOTSTRAP_BEFORE_POSITION = "bootstrap.before_position"
 """All rows are copied, the position is not stored."""
+PROMOTE_STEP = "promote."
+"""With the name of a step of `cdc promote` behind it: that step is done, the next one is not begun."""
 
 _armed, _, _count = os.environ.get("CDC_FAILPOINT", "").partition(":")
 _left = int(_count or 1)

@@ -11,6 +11,7 @@ from cdc import __version__
 from cdc.cli.daemons import apply_command, capture_command
 from cdc.cli.demo import demo_command
 from cdc.cli.observe import lag_command, tail_command
+from cdc.cli.promote import leader_command, promote_command
 from cdc.cli.setup import bootstrap_command, init_command
 from cdc.errors import CdcError, ConfigError
 
@@ -33,6 +34,8 @@ for command in (
     apply_command,
     lag_command,
     tail_command,
+    leader_command,
+    promote_command,
 ):
     cli.add_command(command)
 

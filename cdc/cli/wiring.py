@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from psycopg.conninfo import conninfo_to_dict
+
+from cdc.capture_ports import SystemFacts
 from cdc.config import Settings
 from cdc.errors import CdcError, CheckError, LogError
 from cdc.log.tail import LogTail
@@ -14,6 +17,7 @@ from cdc.services.apply import ApplyService
 from cdc.services.capture import CaptureService, CaptureSettings
 from cdc.services.initialize import Initializer, InitializeSettings
 from cdc.services.lag import Hop, follower_hop, log_hop
+from cdc.services.promote import Hooks, PromoteOptions, PromoteSettings, Promotion, World
 from cdc.stop import StopToken
 from connectors.kafka.admin import LogAdmin, TopicSettings
 from connectors.kafka.consumer import LogReader
@@ -24,6 +28,7 @@ from connectors.postgres.connection import connect
 from connectors.postgres.initial_copy import PostgresInitialCopy
 from connectors.postgres.leader import Leader
 from connectors.postgres.progress import follower_progress, leader_progress
+from connectors.postgres.promotion_node import PostgresNode
 from connectors.postgres.replication import ReplicationStream
 from connectors.postgres.target import PostgresTarget
 
@@ -58,6 +63,59 @@ def known_leader(settings: Settings, role: str) -> str:
         except LogError:
             tail = None
     return leader_of(settings, tail)
+
+
+@dataclass(frozen=True)
+class KnownLeader:
+    """Who leads, and since which epoch."""
+
+    name: str
+    epoch: int
+
+
+def leader(settings: Settings) -> KnownLeader:
+    """What the log says. Raises LogError when it does not say."""
+    with log_reader(settings, "leader") as reader:
+        tail = reader.read_tail(depth_bytes=_deep(settings))
+    if tail is None:
+        raise LogError("the log is empty", "run: cdc init", settings.topic)
+    return KnownLeader(leader_of(settings, tail), tail.epoch)
+
+
+def address(settings: Settings, node: str) -> dict[str, str]:
+    """Where clients find it: host, port, dbname and user of its dsn, never a password."""
+    known = conninfo_to_dict(settings.dsn_of(node))
+    return {name: str(known[name]) for name in ("host", "port", "dbname", "user") if known.get(name)}
+
+
+@contextmanager
+def promotion(
+    settings: Settings, options: PromoteOptions, hooks: Hooks, tell: Callable[[str], None]
+) -> Iterator[Promotion]:
+    """What `cdc promote` runs."""
+    client = _client(settings, "promote")
+    with log_reader(settings, "promote") as reader:
+        world = World(
+            node=lambda name: PostgresNode(settings.dsn_of(name), name, settings.group, settings.topic),
+            system=lambda name: _system(settings, name),
+            log=reader,
+            topic=_topic(settings, client),
+            writer=lambda max_message_bytes: LogProducer(client, settings.topic, max_message_bytes),
+        )
+        nodes = PromoteSettings(
+            settings.group, settings.topic, settings.slot, settings.capture.tables, list(settings.nodes),
+            settings.capture.max_in_flight_bytes,
+        )  # fmt: skip
+        running = Promotion(nodes, options, world, hooks, tell)
+        try:
+            yield running
+        finally:
+            running.close()
+
+
+def _system(settings: Settings, name: str) -> SystemFacts:
+    with ReplicationStream(settings.dsn_of(name), "cdc promote", name) as stream:
+        return stream.identify()
 
 
 def _deep(settings: Settings) -> int:

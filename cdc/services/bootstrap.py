@@ -67,7 +67,7 @@ def bootstrap(copy: InitialCopy, reader: LogReader, watcher: Watcher) -> Bootstr
     failpoints.hit(failpoints.BOOTSTRAP_BEFORE_POSITION)
     watcher.step("making the follower read-only")
     position = Position(
-        tail.epoch, Lsn(consistent_point - 1), consistent_point, time.time_ns() // 1000, next_offset=log_end
+        tail.epoch, Lsn(consistent_point - 1), consistent_point, time.time_ns() // 1000, log_end, tail.leader
     )
     copy.finish(position)
     log.info("bootstrapped", tables=tables, rows=rows, position=str(position), offset=log_end)

@@ -14,7 +14,9 @@ from typing import Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from cdc.errors import LogError, RetryableError
+from cdc.log.records import parse
 from cdc.log.tail import LogTail, TailScan
+from cdc.promotion_ports import EpochStart
 from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, translate
 from connectors.kafka.settings import QUIET, consumer_settings
 
@@ -144,6 +146,27 @@ class LogReader:
             "not ours: start a new group and bootstrap the followers",
             self._where,
         )
+
+    def find_epoch(self, epoch: int) -> EpochStart | None:
+        """The record that begins `epoch`: of several that claim it the first. None when it is not in the log."""
+        low, high = self.watermarks()
+        deadline = time.monotonic() + _TAIL_SECONDS
+        step, start = _TAIL_FIRST_STEP, high
+        try:
+            while start > low:
+                start = max(low, high - step)
+                older = start == low
+                for message in self._range(start, high, deadline, _nothing):
+                    offset, value = int(message.offset() or 0), message.value() or b""
+                    _, meta = parse(value, offset)
+                    if meta.get("kind") != "epoch":
+                        older |= meta["epoch"] < epoch
+                    elif meta["epoch"] == epoch and older:
+                        return EpochStart(offset, meta["leader"], meta.get("promotion"))
+                step *= _TAIL_STEP_GROWTH
+        finally:
+            self._consumer.unassign()
+        return None
 
     def close(self) -> None:
         """Does not wait for the brokers."""

@@ -19,7 +19,7 @@ from connectors.postgres.catalog import table_facts
 from connectors.postgres.connection import connect, translated
 from connectors.postgres.programs import ClientPrograms
 from connectors.postgres.progress import timestamp
-from connectors.postgres.read_only import make_read_only
+from connectors.postgres.read_only import BOOKKEEPING, make_read_only
 from connectors.postgres.replication import ReplicationStream
 
 log = structlog.get_logger(__name__)
@@ -48,10 +48,6 @@ SELECT schemaname, tablename, c.reltuples::bigint, pg_table_size(c.oid) FROM pg_
 JOIN pg_namespace n ON nspname = schemaname JOIN pg_class c ON relnamespace = n.oid AND relname = tablename
 WHERE pubname = %s ORDER BY 4 DESC, 1, 2
 """
-_BOOKKEEPING = [
-    TableId("cdc", name) for name in ("position", "relation", "bootstrap", "sequence", "fence", "promotion")
-]
-"""Roles with pg_write_all_data could write these otherwise."""
 
 
 class PostgresInitialCopy:
@@ -213,8 +209,8 @@ class PostgresInitialCopy:
             self._source.rollback()
             with sink.transaction():
                 sink.execute(
-                    "INSERT INTO cdc.position (log, epoch, commit_lsn, end_lsn, committed_at, next_offset) "
-                    "VALUES (%s, %s, %s::pg_lsn, %s::pg_lsn, %s, %s)",
+                    "INSERT INTO cdc.position (log, epoch, commit_lsn, end_lsn, committed_at, next_offset, leader) "
+                    "VALUES (%s, %s, %s::pg_lsn, %s::pg_lsn, %s, %s, %s)",
                     (
                         self._log,
                         position.epoch,
@@ -222,10 +218,11 @@ class PostgresInitialCopy:
                         str(position.end_lsn),
                         at,
                         position.next_offset,
+                        position.leader,
                     ),
                 )
                 sink.execute("UPDATE cdc.bootstrap SET finished_at = clock_timestamp() WHERE log = %s", (self._log,))
-                make_read_only(sink, [*(t.table for t in self._tables), *_BOOKKEEPING])
+                make_read_only(sink, [*(t.table for t in self._tables), *BOOKKEEPING])
                 sink.execute(
                     sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(
                         sql.Identifier(sink.info.dbname)

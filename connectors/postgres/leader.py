@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+import psycopg
+
 from cdc.capture_ports import CandidateTable, LeaderFacts, LeaderIdentity, SlotFacts, SystemFacts
 from cdc.events.table import TableId
 from cdc.protocol.lsn import Lsn
@@ -88,22 +90,7 @@ class Leader:
             self._conn.execute("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s::bytea)", (prefix, content))
 
     def facts(self) -> LeaderFacts:
-        with translated(self._where):
-            row = self._conn.execute(_FACTS).fetchone()
-        if row is None:
-            raise AssertionError("a SELECT without FROM has a row")
-        database, version, wal_level, recovery, encoding, free_slots, free_senders, replicate, create = row
-        return LeaderFacts(
-            database=database,
-            version=version,
-            wal_level=wal_level,
-            in_recovery=recovery,
-            free_slots=free_slots,
-            free_wal_senders=free_senders,
-            may_replicate=replicate,
-            may_create=create,
-            server_encoding=encoding,
-        )
+        return leader_facts(self._conn, self._where)
 
     def system(self) -> SystemFacts:
         """Asked over a replication connection of its own, so it fails where capture would."""
@@ -127,3 +114,23 @@ class Leader:
 
     def close(self) -> None:
         self._conn.close()
+
+
+def leader_facts(connection: psycopg.Connection, where: str) -> LeaderFacts:
+    """What must hold before a node can lead."""
+    with translated(where):
+        row = connection.execute(_FACTS).fetchone()
+    if row is None:
+        raise AssertionError("a SELECT without FROM has a row")
+    database, version, wal_level, recovery, encoding, free_slots, free_senders, replicate, create = row
+    return LeaderFacts(
+        database=database,
+        version=version,
+        wal_level=wal_level,
+        in_recovery=recovery,
+        free_slots=free_slots,
+        free_wal_senders=free_senders,
+        may_replicate=replicate,
+        may_create=create,
+        server_encoding=encoding,
+    )

@@ -46,10 +46,9 @@ def leads(connection: psycopg.Connection, log_name: str, node: str) -> bool:
     """Whether this node leads that log, or led it and has not rejoined as a follower."""
     row = connection.execute("SELECT to_regclass('cdc.identity'), to_regclass('cdc.position')").fetchone()
     identity, position = row or (None, None)
-    if identity and connection.execute("SELECT FROM cdc.identity WHERE topic = %s", (log_name,)).fetchone():
-        return True
-    query = "SELECT FROM cdc.position WHERE log = %s AND leader = %s"
-    return bool(position) and connection.execute(query, (log_name, node)).fetchone() is not None
+    asked = [("SELECT 1 FROM cdc.identity WHERE topic = %s", (log_name,))] if identity else []
+    asked += [("SELECT 1 FROM cdc.position WHERE log = %s AND leader = %s", (log_name, node))] if position else []
+    return any(connection.execute(query, values).fetchone() for query, values in asked)
 
 
 def read_position(connection: psycopg.Connection, log_name: str) -> Position | None:

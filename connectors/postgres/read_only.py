@@ -16,6 +16,10 @@ from cdc.events.table import TableId
 
 log = structlog.get_logger(__name__)
 
+BOOKKEEPING = tuple(
+    TableId("cdc", name) for name in ("position", "relation", "bootstrap", "sequence", "fence", "promotion")
+)
+"""Roles with pg_write_all_data could write these otherwise."""
 _UNPROTECTED = """
 WITH RECURSIVE tree (oid) AS (
     SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -35,10 +39,18 @@ _CREATE = (
 
 def make_read_only(connection: psycopg.Connection, tables: Iterable[TableId]) -> None:
     """Every one of `tables` and of their parents that is not read-only yet. Errors leave as psycopg raises them."""
-    names = list(tables)
-    rows = connection.execute(_UNPROTECTED, ([t.schema for t in names], [t.name for t in names])).fetchall()
-    for schema, name, permitted in rows:
+    for schema, name, permitted in _open_tables(connection, tables):
         if permitted:
             connection.execute(sql.SQL(_CREATE).format(sql.Identifier(schema, name)))
         else:
             log.warning("a table stays open to writes: our role may not make a trigger on it", table=f"{schema}.{name}")
+
+
+def unprotected(connection: psycopg.Connection, tables: Iterable[TableId]) -> list[TableId]:
+    """Those of `tables` and of their parents that take writes."""
+    return [TableId(schema, name) for schema, name, _ in _open_tables(connection, tables)]
+
+
+def _open_tables(connection: psycopg.Connection, tables: Iterable[TableId]) -> list[tuple[str, str, bool]]:
+    names = list(tables)
+    return connection.execute(_UNPROTECTED, ([t.schema for t in names], [t.name for t in names])).fetchall()

@@ -90,16 +90,18 @@ class Bank:
                 self.committed += 1
 
 
-def transfer(connection: psycopg.Connection[Any], chance: random.Random, count: int) -> None:
-    """`count` transfers in the open transaction."""
+def transfer(connection: psycopg.Connection[Any], chance: random.Random, count: int) -> range:
+    """`count` transfers in the open transaction; their numbers in the ledger."""
     row = connection.execute(_TAKE, (count,)).fetchone()
     assert row is not None
+    numbers = range(row[0] - count + 1, row[0] + 1)
     with connection.pipeline():
-        for n in range(row[0] - count + 1, row[0] + 1):
+        for n in numbers:
             source, target = chance.sample(range(1, ACCOUNTS + 1), 2)
             amount = chance.randint(1, 20)
             connection.execute(_MOVE, {"source": source, "target": target, "amount": amount})
             connection.execute(_WRITE, (n, source, target, amount))
+    return numbers
 
 
 class BankWatch:

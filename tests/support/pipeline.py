@@ -44,6 +44,7 @@ class Pipeline:
     ) -> None:
         self.leader = leader
         self.followers = dict(followers)
+        self.nodes = {LEADER: leader, **followers}
         self.name = name or f"g{uuid.uuid4().hex[:10]}"
         self.group = Group(
             folder, self.name, LEADER, {LEADER: leader, **followers}, bootstrap_servers, tables, kafka, extra
@@ -164,6 +165,16 @@ class Pipeline:
                 if found.get(table) != digest:
                     assert contents(dsn, table) == contents(self.leader, table), f"{table} differs on {name}"
                     pytest.fail(f"{table} differs on {name} in digest only")
+
+    def assert_all_equal(self, leader: str, prefix: str = "public.") -> None:
+        """Like `assert_equal`, with whichever node leads."""
+        expected = digests(self.nodes[leader], prefix)
+        assert expected, "nothing to compare"
+        for name, dsn in self.nodes.items():
+            found = digests(dsn, prefix)
+            for table, digest in expected.items():
+                if found.get(table) != digest:
+                    assert contents(dsn, table) == contents(self.nodes[leader], table), f"{table} differs on {name}"
 
     def _reached(self, follower: str) -> int:
         try:

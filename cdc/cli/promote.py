@@ -1,0 +1,174 @@
+"""Who leads, and another one: `cdc leader`, `cdc promote`."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+import socket
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from cdc.cli import wiring
+from cdc.cli.options import config_option, json_option
+from cdc.config import Settings, load
+from cdc.errors import CheckError
+from cdc.services.promote import Hooks, PromoteOptions, Promotion, Situation
+from cdc.services.promotion_report import PromotionReport
+
+_HOOK_SECONDS = 120.0
+
+
+@click.command("leader")
+@config_option
+@click.option("--dsn", "only_dsn", is_flag=True, help="Its dsn, without a password.")
+@json_option
+def leader_command(config_path: str | None, only_dsn: bool, as_json: bool) -> None:
+    """Which node leads, as the log says."""
+    settings = load(config_path)
+    leader = wiring.leader(settings)
+    parts = wiring.address(settings, leader.name)
+    if as_json:
+        click.echo(orjson.dumps({"leader": leader.name, "epoch": leader.epoch, **parts}))
+    elif only_dsn:
+        click.echo(" ".join(f"{name}={value}" for name, value in parts.items()))
+    else:
+        click.echo(leader.name)
+
+
+@click.command("promote")
+@config_option
+@click.option("--follower", metavar="NAME", help="Which follower is to lead. Without it one is proposed, nothing done.")
+@click.option("--dry-run", is_flag=True, help="Show what there is, what would be done, and what speaks against it.")
+@click.option("--leader-is-dead", metavar="REASON",
+              help="Go on without closing the leader for writes. Written into the log, with who said so.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Also when another follower is ahead of this one.")
+@click.option("--grace", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",
+              help="How long open transactions of the leader may go on before they are ended.")  # fmt: skip
+@click.option("--abort", is_flag=True, help="Take back a promotion whose epoch has not begun.")
+@click.option("--report", "report_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write the final report there, as JSON.")  # fmt: skip
+@json_option
+def promote_command(
+    config_path: str | None,
+    follower: str | None,
+    dry_run: bool,
+    leader_is_dead: str | None,
+    force: bool,
+    grace: float,
+    abort: bool,
+    report_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a follower the leader.
+
+    With a leader that can be reached: it is closed for writes first, nothing is lost, and it becomes a follower.
+    Without one: say that it is dead. A run that was interrupted is continued by the same command, from anywhere.
+    """
+    settings = load(config_path)
+    if follower is not None:
+        settings.dsn_of(follower)
+    console = Console(stderr=True, highlight=False)
+    options = PromoteOptions(_who(), leader_is_dead, force, grace)
+    with wiring.promotion(settings, options, _hooks(settings), console.print) as promotion:
+        if abort:
+            click.echo(promotion.abort(promotion.look(follower, lock=True)))
+            return
+        situation = promotion.look(follower, lock=not (dry_run or follower is None))
+        if promotion.leads_already(situation):
+            click.echo(f"{situation.follower} leads already, since epoch {situation.tail.epoch}; nothing to do")
+            return
+        if dry_run or follower is None:
+            _show_plan(promotion, situation, follower)
+            return
+        report = promotion.run(situation)
+    text = orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2)
+    if report_path is not None:
+        report_path.write_bytes(text + b"\n")
+    if as_json:
+        click.echo(text)
+    else:
+        _show_report(report)
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _show_plan(promotion: Promotion, situation: Situation, asked: str | None) -> None:
+    console = Console(highlight=False)
+    tail = situation.tail
+    console.print(
+        f"{tail.leader} leads, epoch {tail.epoch}; the log ends at {tail.commit_lsn}. "
+        f"{situation.follower} would lead epoch {situation.epoch} ({situation.mode})."
+    )
+    nodes = Table("node", "epoch", "position", "applier")
+    for name, state in situation.states.items():
+        position = state.position
+        place = (str(position.epoch), str(position.commit_lsn)) if position else ("", "")
+        nodes.add_row(name, *place, "runs" if state.applier_runs else "")
+    for name, why in situation.unreachable.items():
+        nodes.add_row(name, "?", "?", why)
+    console.print(nodes)
+    steps = Table("step", "where", "what", title="Plan", title_justify="left")
+    for step in promotion.plan(situation):
+        steps.add_row(step.name, step.where, step.what)
+    console.print(steps)
+    if asked is None:
+        console.print(f"Nothing was done. To do it: cdc promote --follower {situation.follower}")
+    if situation.problems:
+        raise CheckError(" / ".join(situation.problems), "remove the causes first", situation.follower)
+
+
+def _show_report(report: PromotionReport) -> None:
+    console = Console(highlight=False)
+    console.print(f"{report.new_leader} leads, epoch {report.epoch} ({report.mode}, promotion {report.promotion})")
+    refused = report.writes_refused_seconds
+    facts = [
+        ("lost", report.loss),
+        ("writes were refused for", f"{refused:.2f} s" if refused is not None else "unknown"),
+        ("the old epoch ended at", f"{report.log_end}, offset {report.log_offset}"),
+        ("by", report.by + (f": {report.reason}" if report.reason else "")),
+    ]
+    table = Table(show_header=False)
+    for row in facts:
+        table.add_row(*row)
+    for step in report.steps:
+        table.add_row(f"{step.name} ({step.seconds:.2f} s)", step.result)
+    console.print(table)
+    for todo in report.remaining:
+        console.print(f"To do: {todo}")
+
+
+def _hooks(settings: Settings) -> Hooks:
+    def run(command: str, name: str, epoch: int) -> None:
+        parts = wiring.address(settings, name)
+        environment = {
+            "CDC_GROUP": settings.group, "CDC_LEADER": name, "CDC_EPOCH": str(epoch),
+            **{f"CDC_LEADER_{key.upper()}": value for key, value in parts.items()},
+        }  # fmt: skip
+        try:
+            done = subprocess.run(
+                shlex.split(command), env={**os.environ, **environment}, timeout=_HOOK_SECONDS, check=False,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            raise CheckError(f"the hook {command!r} failed ({type(error).__name__})", "correct it", "hooks") from error
+        if done.returncode:
+            raise CheckError(f"the hook {command!r} ended with code {done.returncode}", "see what it says", "hooks")
+
+    before, after = settings.hooks.before_open, settings.hooks.after_promote
+    return Hooks(
+        before_open=(lambda name, epoch: run(before, name, epoch)) if before else None,
+        after_promote=(lambda name, epoch: run(after, name, epoch)) if after else None,
+    )

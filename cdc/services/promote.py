@@ -1,0 +1,622 @@
+"""`cdc promote`: a follower becomes the leader, in steps that may be repeated by anybody until they are done.
+
+The log decides. The `epoch` record that names the new leader ends the old epoch: whatever the old leader writes
+after it is void, and whatever comes before it the new leader applies before it takes a write. So it does not matter
+for correctness whether the old leader is dead; that it is closed for writes first (a planned switchover) is what makes
+sure that nothing is left behind on it.
+
+Each step looks at the world, does what is missing, and goes on: a run that was killed is continued by the same command.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cdc import __version__, failpoints
+from cdc.capture_ports import LeaderIdentity, LogTopic, LogWriter, Record, SystemFacts
+from cdc.errors import CdcError, CheckError, FencedError, LogError, RetryableError
+from cdc.events.position import Position
+from cdc.log.envelope import Envelope, finished, finisher
+from cdc.log.tail import LogTail
+from cdc.promotion_ports import EpochStart, NodeState, PromotionLog, PromotionNode, PromotionRecord
+from cdc.protocol.lsn import Lsn
+from cdc.services.initialize import check_leader
+from cdc.services.promotion_report import NodeReport, PromotionReport, StepReport, loss
+
+PLANNED, EMERGENCY = "planned", "emergency"
+DONE, ABORTED = "done", "aborted"
+
+SEQUENCE_MARGIN = 10_000
+"""How many values an emergency leaves out after the last one that is known: what the dead leader may have taken."""
+
+_DEPTH_SLACK = 2 * 2**20
+_POLL_SECONDS = 0.05
+_PUBLISH_SECONDS = 15.0
+_CATCH_UP_SECONDS = 10.0
+_CAPTURE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteSettings:
+    """`slot` is also the name of the publication; `tables` are patterns; `depth_bytes` is how much a leader that is
+    none any more may have written to the log after the record that says so."""
+
+    group: str
+    topic: str
+    slot: str
+    tables: Sequence[str]
+    nodes: Sequence[str]
+    depth_bytes: int
+    timeout_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteOptions:
+    """What the operator says. `leader_is_dead` is the written word that nothing writes there, for a leader that cannot
+    be closed."""
+
+    who: str
+    leader_is_dead: str | None = None
+    force: bool = False
+    grace_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """The operator's own steps, called with the new leader's name and epoch. They raise CheckError when they fail."""
+
+    before_open: Callable[[str, int], None] | None = None
+    after_promote: Callable[[str, int], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Where the group is reached; the callables connect."""
+
+    node: Callable[[str], PromotionNode]
+    system: Callable[[str], SystemFacts]
+    log: PromotionLog
+    topic: LogTopic
+    writer: Callable[[int], LogWriter]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One line of the plan: what will be done where."""
+
+    name: str
+    where: str
+    what: str
+
+
+@dataclass
+class Situation:
+    """What there is before anything is done. `problems` keep the promotion from starting."""
+
+    tail: LogTail
+    follower: str
+    states: dict[str, NodeState]
+    unreachable: dict[str, str]
+    mode: str
+    problems: list[str] = field(default_factory=list)
+    record: PromotionRecord | None = None
+    """The promotion to go on with."""
+
+    @property
+    def old_leader(self) -> str:
+        return self.record.old_leader if self.record else self.tail.leader
+
+    @property
+    def epoch(self) -> int:
+        return self.record.epoch if self.record else self.tail.epoch + 1
+
+
+class Promotion:
+    """One run of the runbook. `close` it: it holds a lock on every node that it reaches."""
+
+    def __init__(
+        self,
+        settings: PromoteSettings,
+        options: PromoteOptions,
+        world: World,
+        hooks: Hooks,
+        tell: Callable[[str], None],
+    ) -> None:
+        """`tell` gets a line a step."""
+        self._settings = settings
+        self._options = options
+        self._world = world
+        self._hooks = hooks
+        self._tell = tell
+        self._cleanup = ExitStack()
+        self._nodes: dict[str, PromotionNode] = {}
+        self._unreachable: dict[str, str] = {}
+        self._steps: list[StepReport] = []
+        self._remaining: list[str] = []
+
+    def close(self) -> None:
+        self._cleanup.close()
+
+    # looking
+
+    def look(self, follower: str | None, *, lock: bool) -> Situation:
+        """Who leads, how far everybody is, and what speaks against it. Raises FencedError when `lock` is wanted and
+        another promotion holds one."""
+        tail = self._tail()
+        self._connect(lock)
+        states = {name: node.state() for name, node in self._nodes.items()}
+        chosen = follower or self._newest(tail, states)
+        record = self._under_way(tail, states[chosen].promotion if chosen in states else None)
+        mode = record.mode if record else PLANNED if tail.leader in states else EMERGENCY
+        situation = Situation(tail, chosen, states, dict(self._unreachable), mode, record=record)
+        if not self.leads_already(situation):
+            situation.problems = self._problems(situation)
+        return situation
+
+    def _under_way(self, tail: LogTail, record: PromotionRecord | None) -> PromotionRecord | None:
+        """The promotion to go on with. A planned one goes on without its leader when that is said to be dead."""
+        if record is None or record.outcome is not None or record.epoch < tail.epoch:
+            return None
+        reason = self._options.leader_is_dead
+        if record.mode == PLANNED and reason and record.old_leader in self._unreachable and tail.epoch < record.epoch:
+            return replace(record, mode=EMERGENCY, report={**record.report, "reason": reason})
+        return record
+
+    def _tail(self) -> LogTail:
+        tail = self._world.log.read_tail(depth_bytes=self._settings.depth_bytes + _DEPTH_SLACK)
+        if tail is None or not tail.leader:
+            raise LogError("the log does not say who leads", "run: cdc init", f"topic {self._settings.topic}")
+        return tail
+
+    def _end(self) -> LogTail:
+        """Like `_tail`, for waiting: cheap, and right as long as a single node writes."""
+        tail = self._world.log.read_tail()
+        assert tail is not None
+        return tail
+
+    def _connect(self, lock: bool) -> None:
+        for name in sorted(self._settings.nodes):
+            if name in self._nodes:
+                continue
+            try:
+                node = self._world.node(name)
+            except (RetryableError, CheckError) as error:
+                self._unreachable[name] = str(error)
+                continue
+            self._cleanup.enter_context(closing(node))
+            if lock:
+                node.take_lock(self._options.who)
+            self._nodes[name] = node
+
+    def _newest(self, tail: LogTail, states: dict[str, NodeState]) -> str:
+        """The follower to propose: the one that is furthest, by name among equals."""
+        found = [
+            (state.position.epoch, state.position.commit_lsn, name)
+            for name, state in sorted(states.items(), reverse=True)
+            if name != tail.leader and state.position is not None
+        ]
+        if not found:
+            raise CheckError("no follower can be reached", "start one, or bootstrap one", self._settings.group)
+        return max(found)[2]
+
+    def leads_already(self, situation: Situation) -> bool:
+        """Whether there is nothing to do."""
+        return situation.tail.leader == situation.follower and situation.record is None
+
+    def _problems(self, situation: Situation) -> list[str]:
+        """What must be different before anything is done, each with its remedy."""
+        follower, tail = situation.follower, situation.tail
+        if follower in situation.unreachable:
+            return [f"{follower} cannot be reached: {situation.unreachable[follower]}"]
+        problems = []
+        state = situation.states[follower]
+        if state.position is None:
+            return [f"{follower} is no follower of this group: cdc bootstrap --follower {follower}"]
+        end = self._end()  # asked after the follower: both move
+        if state.position.epoch == end.epoch and state.position.commit_lsn > end.commit_lsn:
+            problems.append(
+                f"{follower} is at {state.position.commit_lsn}, past the end of the log ({end.commit_lsn}): it may "
+                "hold what no other node has; bootstrap it anew"
+            )
+        try:
+            check_leader(self._nodes[follower].leader_facts(), None, follower)
+        except CheckError as error:
+            problems.append(str(error))
+        if not state.applier_runs and not (situation.record and tail.epoch == situation.record.epoch):
+            problems.append(f"no applier runs for {follower}: cdc apply --follower {follower}")
+        problems += self._problems_of_the_leader(situation)
+        problems += self._others_ahead(situation)
+        return problems
+
+    def _problems_of_the_leader(self, situation: Situation) -> list[str]:
+        old, tail = situation.old_leader, situation.tail
+        if situation.mode == PLANNED and old in situation.states:
+            if tail.epoch < situation.epoch and not situation.states[old].slot_active:
+                return [f"no capture streams from {old}: start cdc capture, or nothing of it gets into the log"]
+            return []
+        if tail.epoch >= situation.epoch or self._options.leader_is_dead:
+            return []
+        why = situation.unreachable.get(old, "it is not in the configuration")
+        return [
+            f"{old} leads and cannot be closed for writes ({why}): see that it is dead, or that nobody can reach it, "
+            'and say so: --leader-is-dead "REASON"'
+        ]
+
+    def _others_ahead(self, situation: Situation) -> list[str]:
+        own = self._nodes[situation.follower].position()  # asked after the others: they all move
+        return [
+            f"{name} is ahead of {situation.follower} ({state.position.commit_lsn}, {own.commit_lsn}): let it catch "
+            f"up, promote {name}, or say --force"
+            for name, state in situation.states.items()
+            if name not in (situation.follower, situation.old_leader)
+            and state.position is not None
+            and (state.position.epoch, state.position.commit_lsn) > (own.epoch, own.commit_lsn)
+            and not self._options.force
+        ]
+
+    def plan(self, situation: Situation) -> list[PlannedStep]:
+        """What `run` would do, in its order."""
+        follower, old, topic = situation.follower, situation.old_leader, self._settings.topic
+        steps = [PlannedStep("begin", follower, "INSERT INTO cdc.promotion; a runbook record into the log")]
+        if situation.mode == PLANNED:
+            steps += [
+                PlannedStep("fence", old, "ALTER DATABASE ... SET default_transaction_read_only = on; on each "
+                            "published table CREATE OR REPLACE TRIGGER cdc_read_only, which waits for open writers for "
+                            f"{self._options.grace_seconds:g} s and then ends them"),
+                PlannedStep("publish", topic, f"wait until everything that {old} committed is in the log"),
+            ]  # fmt: skip
+        steps += [
+            PlannedStep("epoch", topic, f"write the record that begins epoch {situation.epoch}, led by {follower}"),
+            PlannedStep("drain", follower, "wait until it has applied everything before that record"),
+            PlannedStep("sequences", follower, "setval(...) for every sequence"),
+            PlannedStep("slot", follower, f"CREATE PUBLICATION {self._settings.slot}; "
+                        f"pg_create_logical_replication_slot('{self._settings.slot}', 'pgoutput')"),
+            PlannedStep("open", follower, "in one transaction: INSERT INTO cdc.identity; ALTER TABLE ... DISABLE "
+                        "TRIGGER cdc_read_only; ALTER DATABASE ... RESET default_transaction_read_only"),
+        ]  # fmt: skip
+        if situation.mode == PLANNED:
+            steps.append(PlannedStep("demote", old, "make it a follower from the fence on: INSERT INTO cdc.position; "
+                                     "drop its slot, publication and identity"))  # fmt: skip
+        steps.append(PlannedStep("capture", follower, "see that capture streams from it"))
+        return steps
+
+    # doing
+
+    def run(self, situation: Situation) -> PromotionReport:
+        """All that is left of the steps. Raises CheckError with the first of the situation's problems, RetryableError
+        when a step takes too long: run it again."""
+        situation = self._let_catch_up(situation)
+        if situation.problems:
+            raise CheckError(situation.problems[0], "see cdc promote --dry-run for all of it", situation.follower)
+        follower = self._nodes[situation.follower]
+        record = situation.record or self._begin(situation, follower)
+        follower.note(record.promotion, {"mode": record.mode, "reason": record.report.get("reason")})
+        if self._tail().epoch < record.epoch:
+            self._end_old_epoch(record, situation, follower)
+        start = self._claimed(record, situation)
+        self._drain(record, follower)
+        lsn = self._prepare(record, situation, follower)
+        self._step("open", lambda: self._open(record, situation, follower))
+        self._demote(record, situation, start)
+        self._finish(record, situation, follower)
+        return self._report(record, situation, start, lsn)
+
+    def abort(self, situation: Situation) -> str:
+        """Take back a promotion whose epoch has not begun; the line that says so."""
+        fenced = {n: s.fence for n, s in situation.states.items() if s.fence is not None}
+        begun = {
+            name: state.promotion
+            for name, state in situation.states.items()
+            if state.promotion is not None and state.promotion.outcome is None
+        }
+        if not fenced and not begun:
+            raise CheckError("no promotion is under way", "nothing to abort", self._settings.group)
+        for name, record in begun.items():
+            if record.epoch <= situation.tail.epoch:
+                raise FencedError(
+                    f"the log is in epoch {situation.tail.epoch} already: the promotion of {name} cannot be taken back",
+                    f"complete it: cdc promote --follower {name}",
+                    self._settings.topic,
+                )
+        for name, fence in fenced.items():
+            if fence is not None and name == situation.tail.leader:
+                self._nodes[name].unfence(fence.promotion)
+        for name, record in begun.items():
+            self._nodes[name].end(record.promotion, ABORTED)
+            self._write([self._envelope(situation.tail.epoch).runbook(self._facts(record, "abort"))])
+        return f"aborted: {situation.tail.leader} leads on, in epoch {situation.tail.epoch}"
+
+    def _step(self, name: str, do: Callable[[], Any]) -> Any:
+        self._tell(f"{name} ...")
+        began = time.monotonic()
+        found = do()
+        seconds = time.monotonic() - began
+        self._steps.append(StepReport(name, round(seconds, 3), str(found or "")))
+        self._tell(f"{name}: {found or 'done'} ({seconds:.2f} s)")
+        failpoints.hit(failpoints.PROMOTE_STEP + name)
+        return found
+
+    def _let_catch_up(self, situation: Situation) -> Situation:
+        """A follower that is a moment behind another one need not stay so."""
+        deadline = time.monotonic() + _CATCH_UP_SECONDS
+        while self._others_behind_only(situation) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS * 4)
+            situation = self.look(situation.follower, lock=True)
+        return situation
+
+    def _others_behind_only(self, situation: Situation) -> bool:
+        return bool(situation.problems) and all("is ahead of" in problem for problem in situation.problems)
+
+    def _begin(self, situation: Situation, follower: PromotionNode) -> PromotionRecord:
+        record = PromotionRecord(
+            uuid.uuid4().hex[:12], situation.epoch, situation.old_leader, situation.mode, self._options.who,
+            time.time(), None, {"reason": self._options.leader_is_dead},
+        )  # fmt: skip
+        at = situation.tail.high_watermark
+
+        def begin() -> str:
+            follower.begin(record)
+            self._write([self._envelope(situation.tail.epoch).runbook(self._facts(record, "begin"))])
+            if record.mode == PLANNED:
+                self._wait(
+                    lambda: self._end().next_offset > at + 1,
+                    "capture does not go on in the log", f"see the log of cdc capture for {record.old_leader}",
+                )  # fmt: skip
+            return f"promotion {record.promotion}, {record.mode}, epoch {record.epoch}"
+
+        self._step("begin", begin)
+        return record
+
+    def _end_old_epoch(self, record: PromotionRecord, situation: Situation, follower: PromotionNode) -> None:
+        if record.mode == PLANNED:
+            old = self._old_leader(record, situation)
+            fence_lsn = self._step("fence", lambda: self._fence(record, old, follower))
+            self._step("publish", lambda: self._published(fence_lsn))
+        self._step("epoch", lambda: self._write_epoch(record, situation, follower))
+
+    def _old_leader(self, record: PromotionRecord, situation: Situation) -> PromotionNode:
+        if record.old_leader in self._nodes:
+            return self._nodes[record.old_leader]
+        raise CheckError(
+            f"{record.old_leader} cannot be reached any more: {situation.unreachable.get(record.old_leader, '')}",
+            "wait for it; or cdc promote --abort, and then promote with --leader-is-dead",
+            record.old_leader,
+        )
+
+    def _fence(self, record: PromotionRecord, old: PromotionNode, follower: PromotionNode) -> Lsn:
+        if "fence_began_at" not in self._noted(follower):
+            follower.note(record.promotion, {"fence_began_at": time.time()})
+        return old.fence(record.promotion, old.published(self._settings.slot), self._options.grace_seconds)
+
+    def _published(self, fence_lsn: Lsn) -> str:
+        tail = self._wait(
+            lambda: self._reaches(fence_lsn),
+            f"the log does not reach the fence {fence_lsn}",
+            "see that cdc capture runs; the leader stays closed until this promotion goes on, or cdc promote --abort",
+        )
+        return f"the log holds all up to {tail.end_lsn}"
+
+    def _reaches(self, fence_lsn: Lsn) -> LogTail | None:
+        tail = self._end()
+        return tail if tail.end_lsn > fence_lsn else None
+
+    def _write_epoch(self, record: PromotionRecord, situation: Situation, follower: PromotionNode) -> str:
+        tail = self._tail()
+        if tail.epoch >= record.epoch:
+            return f"the log is in epoch {tail.epoch}"
+        system = self._world.system(follower.name)
+        start = follower.wal_lsn()
+        envelope = self._envelope(record.epoch)
+        envelope.begin(0, start - 1, tail.commit_lsn, _now_us(), _now_us())
+        why = {"promotion": record.promotion, "by": record.started_by, "reason": record.report.get("reason")}
+        written = envelope.epoch(follower.name, system.system_id, system.timeline, self._settings.slot, tail.epoch, why)
+        follower.note(record.promotion, {"old_end": _facts_of(tail)})
+        self._write([finished(written, start)])
+        return f"epoch {record.epoch} begins after {tail.commit_lsn}"
+
+    def _claimed(self, record: PromotionRecord, situation: Situation) -> EpochStart:
+        """Where our epoch begins. Of two promotions at the same time, the log took one."""
+        start = self._world.log.find_epoch(record.epoch)
+        if start is None or start.promotion != record.promotion:
+            leader = start.leader if start else "another node"
+            raise FencedError(
+                f"{leader} was promoted for epoch {record.epoch} at the same time, and was first",
+                "see cdc status; this promotion has done nothing that counts",
+                situation.follower,
+            )
+        return start
+
+    def _drain(self, record: PromotionRecord, follower: PromotionNode) -> None:
+        def drained() -> str:
+            position = self._wait(
+                lambda: _in_epoch(follower.position(), record.epoch),
+                f"{follower.name} does not reach the end of the old epoch",
+                f"see the log of cdc apply --follower {follower.name}, start it if it does not run, and repeat",
+            )
+            return f"{follower.name} holds all before epoch {position.epoch}"
+
+        self._step("drain", drained)
+
+    def _prepare(self, record: PromotionRecord, situation: Situation, follower: PromotionNode) -> Lsn | None:
+        """Sequences, publication, slot; where the slot begins. Nothing when the node is open already."""
+        state = follower.state()
+        if state.identity is not None and state.identity.epoch >= record.epoch:
+            return None
+        self._step("sequences", lambda: f"{self._set_sequences(record, follower)} set")
+        return self._step("slot", lambda: self._make_slot(record, follower))  # type: ignore[no-any-return]
+
+    def _set_sequences(self, record: PromotionRecord, follower: PromotionNode) -> int:
+        old = self._nodes.get(record.old_leader)
+        if record.mode == PLANNED and old is not None:
+            return follower.set_sequences(old.sequences())
+        return follower.advance_sequences(SEQUENCE_MARGIN)
+
+    def _make_slot(self, record: PromotionRecord, follower: PromotionNode) -> Lsn:
+        """The log says first that nothing was published between its epoch record and the slot's beginning."""
+        follower.publish(self._settings.slot, self._settings.tables)
+        start = follower.make_slot(self._settings.slot)
+        tail = self._tail()
+        if (tail.epoch, tail.leader) != (record.epoch, follower.name):
+            raise FencedError(
+                f"the log is in epoch {tail.epoch}, led by {tail.leader}", "see cdc status", follower.name
+            )
+        envelope = self._envelope(record.epoch)
+        envelope.begin(0, start - 1, tail.commit_lsn, _now_us(), _now_us())
+        self._write([finisher(follower.name)(envelope.mark(1), start)])
+        return start
+
+    def _open(self, record: PromotionRecord, situation: Situation, follower: PromotionNode) -> str:
+        if self._hooks.before_open is not None:
+            self._hooks.before_open(follower.name, record.epoch)
+        state = follower.state()
+        if state.identity is None or state.identity.epoch < record.epoch:
+            system = self._world.system(follower.name)
+            topic = self._world.topic.describe()
+            follower.lead(
+                LeaderIdentity(
+                    self._settings.group, record.epoch, system.system_id, system.timeline, self._settings.slot,
+                    self._settings.topic, topic.topic_id,
+                ),
+                record.promotion,
+            )  # fmt: skip
+        return f"{follower.name} takes writes"
+
+    def _demote(self, record: PromotionRecord, situation: Situation, start: EpochStart) -> None:
+        """The old leader follows, if it was closed before the epoch ended: then it has nothing that the log lacks."""
+        old = self._nodes.get(record.old_leader)
+        state = old.state() if old is not None else None
+        if old is None or state is None or (state.identity is not None and not _closed_by(state, record)):
+            self._remaining.append(f"when {record.old_leader} is back: cdc rejoin --node {record.old_leader}")
+            return
+        if state.identity is None:
+            return
+        before = self._world.log.read_tail(end=start.offset)
+        assert before is not None
+        position = Position(
+            before.epoch, before.commit_lsn, before.end_lsn, before.committed_at_us, start.offset, situation.follower
+        )
+
+        def demote() -> str:
+            old.follow(position, self._settings.slot)
+            return f"{old.name} follows from {position.commit_lsn}"
+
+        self._step("demote", demote)
+
+    def _finish(self, record: PromotionRecord, situation: Situation, follower: PromotionNode) -> None:
+        def streams() -> str:
+            deadline = time.monotonic() + _CAPTURE_SECONDS
+            while not follower.state().slot_active:
+                if time.monotonic() > deadline:
+                    self._remaining.append("start cdc capture: nothing streams from the new leader yet")
+                    return "nothing streams yet"
+                time.sleep(_POLL_SECONDS)
+            return "capture streams from the new leader"
+
+        self._step("capture", streams)
+        if self._hooks.after_promote is not None:
+            try:
+                self._hooks.after_promote(follower.name, record.epoch)
+            except CdcError as error:
+                self._remaining.append(str(error))
+        self._remaining.append(
+            "point applications at the new leader (DNS, pooler), unless their libpq looks for it itself"
+        )
+        follower.end(record.promotion, DONE)
+
+    # reporting
+
+    def _report(
+        self, record: PromotionRecord, situation: Situation, start: EpochStart, _: Lsn | None
+    ) -> PromotionReport:
+        noted = self._noted(self._nodes[situation.follower])
+        opened = noted.get("opened_at")
+        began = noted.get("fence_began_at", record.started_at)
+        return PromotionReport(
+            promotion=record.promotion,
+            group=self._settings.group,
+            mode=record.mode,
+            new_leader=situation.follower,
+            old_leader=record.old_leader,
+            epoch=record.epoch,
+            by=record.started_by,
+            reason=record.report.get("reason"),
+            log_end=str(Lsn(noted.get("old_end", {}).get("commit_lsn", 0))),
+            log_offset=start.offset,
+            loss=loss(record.mode, record.old_leader, noted.get("old_end", {}), record.started_at),
+            writes_refused_seconds=round(opened - began, 3) if opened else None,
+            nodes=[_node_report(name, state) for name, state in situation.states.items()],
+            unreachable=situation.unreachable,
+            steps=self._steps,
+            remaining=self._remaining,
+        )
+
+    def _noted(self, follower: PromotionNode) -> dict[str, Any]:
+        record = follower.state().promotion
+        return record.report if record else {}
+
+    # the log
+
+    def _envelope(self, epoch: int) -> Envelope:
+        return Envelope(self._settings.group, "", __version__, epoch)
+
+    def _facts(self, record: PromotionRecord, step: str) -> dict[str, str | int | None]:
+        return {
+            "promotion": record.promotion,
+            "step": step,
+            "old_leader": record.old_leader,
+            "mode": record.mode,
+            "by": record.started_by,
+            "reason": record.report.get("reason"),
+        }
+
+    def _write(self, records: list[Record]) -> None:
+        with closing(self._world.writer(self._world.topic.describe().max_message_bytes)) as writer:
+            writer.publish(records, 1)
+            if not writer.flush(_PUBLISH_SECONDS):
+                raise RetryableError(
+                    "a record of the promotion is not acknowledged",
+                    "see that min.insync.replicas brokers run, then repeat",
+                    f"topic {self._settings.topic}",
+                )
+
+    def _wait(self, condition: Callable[[], Any], complaint: str, remedy: str) -> Any:
+        deadline = time.monotonic() + self._settings.timeout_seconds
+        while not (found := condition()):
+            if time.monotonic() > deadline:
+                raise RetryableError(
+                    f"{complaint} within {self._settings.timeout_seconds:.0f} s", remedy, self._settings.group
+                )
+            time.sleep(_POLL_SECONDS)
+        return found
+
+
+def _in_epoch(position: Position, epoch: int) -> Position | None:
+    return position if position.epoch >= epoch else None
+
+
+def _closed_by(state: NodeState, record: PromotionRecord) -> bool:
+    fence = state.fence
+    return fence is not None and fence.promotion == record.promotion and fence.fence_lsn is not None
+
+
+def _facts_of(tail: LogTail) -> dict[str, Any]:
+    return {
+        "epoch": tail.epoch,
+        "commit_lsn": int(tail.commit_lsn),
+        "committed_at_us": tail.committed_at_us,
+        "leader": tail.leader,
+    }
+
+
+def _node_report(name: str, state: NodeState) -> NodeReport:
+    position = state.position
+    return NodeReport(name, position.epoch if position else None, str(position.commit_lsn) if position else None)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,260 @@
+"""A node in the hands of a promotion: one connection, which holds the lock that only one promotion can have."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from cdc.capture_ports import LeaderFacts, LeaderIdentity
+from cdc.errors import CheckError, FencedError
+from cdc.events.position import Position
+from cdc.events.table import TableId
+from cdc.promotion_ports import Fence, NodeState, PromotionRecord
+from cdc.protocol.lsn import Lsn
+from connectors.postgres import fence, sequences, slots
+from connectors.postgres import publication as publications
+from connectors.postgres.connection import open_connection, translated
+from connectors.postgres.identity import load_identity, store_identity
+from connectors.postgres.leader import leader_facts
+from connectors.postgres.progress import follower_progress, read_position, timestamp
+from connectors.postgres.read_only import BOOKKEEPING, make_read_only
+
+_CONNECT_SECONDS = "3"
+"""A dead leader must not take much of the time in which nobody can write."""
+_RELEASE_SECONDS = 10.0
+
+_HOLDER = """
+SELECT coalesce(nullif(a.application_name, ''), 'somebody'), a.backend_start::timestamptz(0)::text, a.pid
+FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(%s, 0)
+"""
+_PROMOTION = """
+SELECT promotion, epoch, old_leader, coalesce(report ->> 'mode', mode), started_by,
+       extract(epoch FROM started_at)::float8, outcome, report
+FROM cdc.promotion WHERE log = %s ORDER BY started_at DESC LIMIT 1
+"""
+
+
+class PostgresNode:
+    """Implements `cdc.promotion_ports.PromotionNode`. `log_name` is the topic, `group` names the leader's identity."""
+
+    def __init__(self, dsn: str, name: str, group: str, log_name: str) -> None:
+        """Connects. Raises CheckError when the server refuses us, RetryableError when it is not there."""
+        self.name = name
+        self._group = group
+        self._log = log_name
+        with translated(name):
+            self._conn = open_connection(dsn, "cdc promote", connect_timeout=_CONNECT_SECONDS)
+            self._conn.execute("SET session_replication_role = replica")
+
+    def close(self) -> None:
+        self._conn.close()
+
+    def take_lock(self, who: str) -> None:
+        with translated(self.name):
+            self._conn.execute("SELECT set_config('application_name', %s, false)", (f"cdc promote by {who}"[:63],))
+            key = f"cdc.promote {self._log}"
+            if self._conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (key,)).fetchone() == (True,):
+                return
+            holder = self._conn.execute(_HOLDER, (key,)).fetchone() or ("somebody", "a moment ago", "unknown")
+        raise FencedError(
+            f"{holder[0]} is at it since {holder[1]} (backend {holder[2]})",
+            "let it end; if it hangs, end that backend and run the same command again",
+            self.name,
+        )
+
+    def state(self) -> NodeState:
+        with translated(self.name):
+            known = self._conn.execute("SELECT to_regclass('cdc.fence'), to_regclass('cdc.promotion')").fetchone()
+            position = read_position(self._conn, self._log)
+            fenced = promoted = None
+            if known and known[0]:
+                fenced = self._conn.execute(
+                    "SELECT promotion, fence_lsn::text FROM cdc.fence WHERE log = %s", (self._log,)
+                ).fetchone()
+            if known and known[1]:
+                promoted = self._conn.execute(_PROMOTION, (self._log,)).fetchone()
+            applier_runs = self._conn.execute(_HOLDER, (f"cdc.apply {self._log}",)).fetchone() is not None
+            slot_active = self._conn.execute(
+                "SELECT FROM pg_replication_slots WHERE active AND database = current_database() AND NOT temporary "
+                "AND plugin = 'pgoutput'"
+            ).fetchone()
+        return NodeState(
+            identity=load_identity(self._conn, self._group, self.name),
+            position=position,
+            applier_runs=applier_runs,
+            slot_active=slot_active is not None,
+            fence=Fence(fenced[0], Lsn.parse(fenced[1]) if fenced[1] else None) if fenced else None,
+            promotion=PromotionRecord(*promoted) if promoted else None,
+        )
+
+    def leader_facts(self) -> LeaderFacts:
+        return leader_facts(self._conn, self.name)
+
+    def position(self) -> Position:
+        return follower_progress(self._conn, self._log, self.name)
+
+    def wal_lsn(self) -> Lsn:
+        with translated(self.name):
+            row = self._conn.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
+        return Lsn.parse(row[0] if row else "")
+
+    # the record of the promotion
+
+    def begin(self, record: PromotionRecord) -> None:
+        with translated(self.name):
+            self._conn.execute(
+                "INSERT INTO cdc.promotion (promotion, log, epoch, old_leader, mode, started_by, report) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                (record.promotion, self._log, record.epoch, record.old_leader, record.mode, record.started_by,
+                 Jsonb(record.report)),
+            )  # fmt: skip
+
+    def note(self, promotion: str, facts: dict[str, Any]) -> None:
+        with translated(self.name):
+            self._conn.execute(
+                "UPDATE cdc.promotion SET report = report || %s WHERE promotion = %s", (Jsonb(facts), promotion)
+            )
+
+    def end(self, promotion: str, outcome: str) -> None:
+        with translated(self.name):
+            self._conn.execute(
+                "UPDATE cdc.promotion SET outcome = %s, ended_at = clock_timestamp() WHERE promotion = %s",
+                (outcome, promotion),
+            )
+
+    # the old leader
+
+    def fence(self, promotion: str, tables: Sequence[TableId], grace_seconds: float) -> Lsn:
+        with translated(self.name):
+            self._prepare_bookkeeping()
+            self._conn.execute(
+                "INSERT INTO cdc.fence (log, promotion) VALUES (%s, %s) ON CONFLICT (log) DO UPDATE "
+                "SET promotion = excluded.promotion, fenced_at = clock_timestamp(), fence_lsn = NULL",
+                (self._log, promotion),
+            )
+            fence.close_for_writes(self._conn, tables, grace_seconds, self.name)
+            # Published behind the last write of all: once it is in the log, so is everything before it.
+            row = self._conn.execute(
+                "SELECT pg_logical_emit_message(true, 'cdc.fence', convert_to(%s, 'UTF8'))::text", (promotion,)
+            ).fetchone()
+            fence_lsn = Lsn.parse(row[0] if row else "")
+            self._conn.execute(
+                "UPDATE cdc.fence SET fence_lsn = %s::pg_lsn WHERE log = %s", (str(fence_lsn), self._log)
+            )
+        return fence_lsn
+
+    def unfence(self, promotion: str) -> None:
+        with translated(self.name), self._conn.transaction():
+            fence.open_for_writes(self._conn)
+            self._conn.execute("DELETE FROM cdc.fence WHERE log = %s AND promotion = %s", (self._log, promotion))
+
+    def published(self, publication: str) -> Sequence[TableId]:
+        return sorted(publications.published_tables(self._conn, publication, self.name) or ())
+
+    def sequences(self) -> dict[TableId, int]:
+        with translated(self.name):
+            found = sequences.sequences(self._conn)
+        return {sequence.name: sequence.last_value for sequence in found if sequence.last_value is not None}
+
+    def follow(self, position: Position, slot: str) -> None:
+        with translated(self.name):
+            tables = self.published(slot)
+            with self._conn.transaction():
+                self._prepare_bookkeeping()
+                self._conn.execute(
+                    "INSERT INTO cdc.position (log, epoch, commit_lsn, end_lsn, committed_at, next_offset, leader) "
+                    "VALUES (%s, %s, %s::pg_lsn, %s::pg_lsn, %s, %s, %s) ON CONFLICT (log) DO UPDATE SET "
+                    "epoch = excluded.epoch, commit_lsn = excluded.commit_lsn, end_lsn = excluded.end_lsn, "
+                    "committed_at = excluded.committed_at, next_offset = excluded.next_offset, "
+                    "leader = excluded.leader, applied_at = clock_timestamp()",
+                    (self._log, position.epoch, str(position.commit_lsn), str(position.end_lsn),
+                     timestamp(position.committed_at_us), position.next_offset, position.leader),
+                )  # fmt: skip
+                self._conn.execute(
+                    "INSERT INTO cdc.bootstrap (log, finished_at) VALUES (%s, clock_timestamp()) "
+                    "ON CONFLICT (log) DO UPDATE SET finished_at = excluded.finished_at",
+                    (self._log,),
+                )
+                make_read_only(self._conn, [*tables, *BOOKKEEPING])
+                self._conn.execute("DELETE FROM cdc.identity WHERE group_name = %s", (self._group,))
+                self._conn.execute("DELETE FROM cdc.fence WHERE log = %s", (self._log,))
+            self._drop_slot(slot)
+            self._conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(slot)))
+
+    def _prepare_bookkeeping(self) -> None:
+        self._conn.execute(resources.files("connectors.postgres").joinpath("sql/follower.sql").read_text("utf-8"))
+
+    # the new leader
+
+    def set_sequences(self, values: dict[TableId, int]) -> int:
+        with translated(self.name):
+            return sequences.set_at_least(self._conn, values, 0)
+
+    def advance_sequences(self, margin: int) -> int:
+        with translated(self.name):
+            rows = self._conn.execute(
+                "SELECT schema_name, sequence_name, last_value FROM cdc.sequence WHERE log = %s", (self._log,)
+            ).fetchall()
+            told = {TableId(schema, name): value for schema, name, value in rows}
+            return sequences.set_at_least(self._conn, told, margin)
+
+    def publish(self, publication: str, patterns: Sequence[str]) -> int:
+        tables = [candidate.table for candidate in publications.candidates(self._conn, patterns, self.name)]
+        if not tables:
+            raise CheckError(f"no table matches {', '.join(patterns)}", "correct capture.tables", self.name)
+        publications.publish(self._conn, publication, tables, self.name)
+        return len(tables)
+
+    def make_slot(self, name: str) -> Lsn:
+        self._drop_slot(name)
+        slots.create_slot(self._conn, name, self.name)
+        made = slots.slot_facts(self._conn, name, self.name)
+        if made is None:
+            raise CheckError(f"slot {name} was made and is gone", "repeat the command", self.name)
+        return made.confirmed_flush_lsn
+
+    def _drop_slot(self, name: str) -> None:
+        """With whoever streams from it, who has no business there any more."""
+        deadline = time.monotonic() + _RELEASE_SECONDS
+        while True:
+            with translated(self.name):
+                self._conn.execute(
+                    "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots "
+                    "WHERE slot_name = %s AND active_pid IS NOT NULL",
+                    (name,),
+                )
+                try:
+                    self._conn.execute(
+                        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+                        (name,),
+                    )
+                    return
+                except psycopg.errors.ObjectInUse:
+                    if time.monotonic() > deadline:
+                        raise
+            time.sleep(0.05)
+
+    def lead(self, identity: LeaderIdentity, promotion: str) -> None:
+        with translated(self.name), self._conn.transaction():
+            row = self._conn.execute(
+                "SELECT FROM cdc.position WHERE log = %s AND epoch = %s AND leader = %s FOR UPDATE",
+                (self._log, identity.epoch, self.name),
+            ).fetchone()
+            if row is None:
+                raise FencedError(
+                    f"this node is not in epoch {identity.epoch}, which it was to lead",
+                    "see cdc status: another promotion may have overtaken this one",
+                    self.name,
+                )
+            store_identity(self._conn, identity, self.name)
+            fence.open_for_writes(self._conn)
+            self.note(promotion, {"opened_at": time.time()})

@@ -1,0 +1,86 @@
+"""Sequences of a node that is to lead: logical replication brings rows, not the sequences that numbered them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from cdc.events.table import TableId
+
+_SEQUENCES = """
+SELECT n.nspname, c.relname, s.seqincrement, s.seqmin, s.seqmax, tn.nspname, tc.relname, a.attname,
+       pg_sequence_last_value(s.seqrelid)
+FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+    AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
+LEFT JOIN pg_class tc ON tc.oid = d.refobjid LEFT JOIN pg_namespace tn ON tn.oid = tc.relnamespace
+LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'cdc')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A sequence of this node, the column that owns it if one does, and its last value here if it was used."""
+
+    name: TableId
+    increment: int
+    minimum: int
+    maximum: int
+    table: TableId | None
+    column: str | None
+    last_value: int | None
+
+    def further(self, *values: int | None) -> int | None:
+        """Of these values the one that the sequence comes to last."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        return max(known) if self.increment > 0 else min(known)
+
+    def ahead(self, value: int, margin: int) -> int:
+        """`margin` steps after `value`; half of what is left where that is not so much."""
+        left = (self.maximum - value) if self.increment > 0 else (value - self.minimum)
+        steps = min(margin, left // abs(self.increment) // 2)
+        return value + max(0, steps) * self.increment
+
+
+def sequences(connection: psycopg.Connection) -> list[Sequence]:
+    """All of the database, but those of system schemas and ours."""
+    found = []
+    for row in connection.execute(_SEQUENCES).fetchall():
+        schema, name, increment, minimum, maximum, table_schema, table, column, last_value = row
+        owner = TableId(table_schema, table) if table is not None else None
+        found.append(Sequence(TableId(schema, name), increment, minimum, maximum, owner, column, last_value))
+    return found
+
+
+def set_at_least(connection: psycopg.Connection, told: Mapping[TableId, int], margin: int) -> int:
+    """Every sequence to what was told, or to what its column holds if that is further, and `margin` further; none goes
+    back. How many are known and so were seen to."""
+    count = 0
+    for sequence in sequences(connection):
+        base = sequence.further(told.get(sequence.name), _furthest_in_column(connection, sequence))
+        if base is None:
+            continue
+        base = min(max(base, sequence.minimum), sequence.maximum)
+        wanted = sequence.further(sequence.ahead(base, margin), sequence.last_value)
+        name = sql.Identifier(*sequence.name).as_string(None)
+        connection.execute("SELECT setval(%s::regclass, %s, true)", (name, wanted))
+        count += 1
+    return count
+
+
+def _furthest_in_column(connection: psycopg.Connection, sequence: Sequence) -> int | None:
+    if sequence.table is None or sequence.column is None:
+        return None
+    which = "max" if sequence.increment > 0 else "min"
+    row = connection.execute(
+        sql.SQL("SELECT {}({})::bigint FROM {}").format(
+            sql.SQL(which), sql.Identifier(sequence.column), sql.Identifier(*sequence.table)
+        )
+    ).fetchone()
+    return row[0] if row else None
