@@ -46,7 +46,9 @@ def leads(connection: psycopg.Connection, log_name: str, node: str) -> bool:
     """Whether this node leads that log, or led it and has not rejoined as a follower."""
     row = connection.execute("SELECT to_regclass('cdc.identity'), to_regclass('cdc.position')").fetchone()
     identity, position = row or (None, None)
-    asked = [("SELECT 1 FROM cdc.identity WHERE topic = %s", (log_name,))] if identity else []
+    asked: list[tuple[str, tuple[str, ...]]] = (
+        [("SELECT 1 FROM cdc.identity WHERE topic = %s", (log_name,))] if identity else []
+    )
     asked += [("SELECT 1 FROM cdc.position WHERE log = %s AND leader = %s", (log_name, node))] if position else []
     return any(connection.execute(query, values).fetchone() for query, values in asked)
 

@@ -7,7 +7,7 @@ import json
 from tests.fixtures.pipeline import Pipelines
 from tests.support.bank import BANK
 from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER, Pipeline, rows_of
-from tests.support.promotion import Clients, in_epoch
+from tests.support.promotion import Clients, in_epoch, promote
 
 
 def test_it_goes_there_and_the_old_leader_follows(pipelines: Pipelines, postgres_version: int):
@@ -26,9 +26,4 @@ def test_it_goes_there_and_the_old_leader_follows(pipelines: Pipelines, postgres
     in_epoch(pipeline, 2, FOLLOWER)
     pipeline.assert_all_equal(FOLLOWER)
     clients.assert_all_on(pipeline.nodes[FOLLOWER])
-    print(report["writes_refused_seconds"], [(s["name"], s["seconds"]) for s in report["steps"]])
     assert rows_of(pipeline.nodes[LEADER], "SELECT FROM pg_replication_slots WHERE database = current_database()") == []
-
-
-def promote(pipeline: Pipeline, follower: str, *options: str) -> dict:
-    return json.loads(pipeline.run("promote", "--follower", follower, "--json", *options))

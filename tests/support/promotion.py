@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 
@@ -91,3 +92,9 @@ def in_epoch(pipeline: Pipeline, epoch: int, leader: str, seconds: float = 40.0)
     assert wait_for(there, seconds=seconds), (
         f"{[rows_of(dsn, query) for dsn in followers.values()]}\n{pipeline.group.tail_of_logs()}"
     )
+
+
+def promote(pipeline: Pipeline, follower: str, *options: str) -> dict[str, Any]:
+    """Its report."""
+    report: dict[str, Any] = json.loads(pipeline.run("promote", "--follower", follower, "--json", *options))
+    return report
