@@ -22,6 +22,12 @@ class TopicFacts:
     partitions: int
     cleanup_policy: str
     max_message_bytes: int
+    retention_ms: int = -1
+    retention_bytes: int = -1
+    """-1: no limit."""
+    unclean_election: bool = False
+    wanted_retention_ms: int = -1
+    """What the configuration asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,43 @@ class SlotFacts:
     restart_lsn: Lsn
     wal_status: str | None
     invalidation: str | None
+    safe_wal_bytes: int | None = None
+    """How much may still be written before the slot may be lost; None without a limit."""
+    wal_keep_bytes: int | None = None
+    """max_slot_wal_keep_size; None without a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTable:
+    """A table of the publication. `entry` is new when it was dropped from the publication and added again."""
+
+    table: TableId
+    entry: int
+    columns: str | None
+    row_filter: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What is published. `tables` by OID, which outlives a new name; `options` by name, as text."""
+
+    tables: Mapping[int, PublishedTable]
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderLook:
+    """What feeds the log, as of one moment: the slot, what is published, and what `cdc init` left there.
+
+    `slot_made_lsn` and `expected` are None where it left nothing. `unpublished` are the tables of `expected` that
+    exist and are not published.
+    """
+
+    slot: SlotFacts | None
+    slot_made_lsn: Lsn | None
+    published: Publication | None
+    expected: Publication | None
+    unpublished: frozenset[TableId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +163,10 @@ class LeaderDatabase(Protocol):
 
     def slot(self, name: str) -> SlotFacts | None: ...
 
+    def look(self, group: str, slot: str) -> LeaderLook:
+        """`slot` is also the name of the publication."""
+        ...
+
     def wal_lsn(self) -> Lsn:
         """How far the WAL is flushed."""
         ...
@@ -155,7 +202,11 @@ class LeaderSetup(LeaderDatabase, Protocol):
         ...
 
     def publish(self, publication: str, tables: Sequence[TableId]) -> None:
-        """Create the publication, or set its tables."""
+        """Create the publication, or set its tables. What `remember` stored of it is void from then on."""
+        ...
+
+    def remember(self, group: str, slot: str) -> None:
+        """Store where the slot began (once) and what is published now: what `look` compares with."""
         ...
 
     def store_identity(self, identity: LeaderIdentity) -> None: ...

@@ -5,6 +5,7 @@
     |-- CheckError          3    a requirement is not met: nothing was changed
     |-- TerminalError       4    replication must not go on until somebody acts
     |   |-- SlotError            the slot is missing, lost, in use, or not the one we know
+    |   |-- PublicationError     what is published is not what cdc init left there
     |   |-- LogError             the log lost records, was replaced, or holds a foreign record
     |   |-- ChainGapError        transactions are missing between two records
     |   |-- FencedError          somebody else holds this role, or a newer epoch exists
@@ -56,6 +57,10 @@ class TerminalError(CdcError):
 
 class SlotError(TerminalError):
     """The replication slot is missing, invalidated, in use, or not the one that the log knows."""
+
+
+class PublicationError(TerminalError):
+    """The publication is missing, or publishes less than it did."""
 
 
 class LogError(TerminalError):

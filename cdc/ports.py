@@ -170,3 +170,7 @@ class LeaderProgress:
     slot_active: bool
     retained_bytes: int
     wal_status: str
+    safe_wal_bytes: int | None = None
+    """How much may still be written before the slot may be lost; None without a limit."""
+    wal_keep_bytes: int | None = None
+    """max_slot_wal_keep_size; None without a limit."""

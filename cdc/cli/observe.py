@@ -30,6 +30,8 @@ def lag_command(config_path: str | None, as_json: bool) -> None:
         click.echo(orjson.dumps(asdict(report)))
     else:
         Console().print(_lag_table(report))
+        for warning in report.warnings:
+            click.echo(f"warning: {warning}")
     problems = [hop for hop in (report.log, *report.followers) if hop.problem]
     if report.leader_problem or problems:
         raise CheckError("some parts of the group cannot be reached", "see the lines above")

@@ -15,8 +15,9 @@ from cdc.log.tail import LogTail
 from cdc.ports import LeaderProgress
 from cdc.services.apply import ApplyService
 from cdc.services.capture import CaptureService, CaptureSettings
+from cdc.services.guardian import slot_warning, topic_warnings
 from cdc.services.initialize import Initializer, InitializeSettings
-from cdc.services.lag import Hop, follower_hop, log_hop
+from cdc.services.lag import Hop, follower_hop, log_hop, retention_warning
 from cdc.services.promote import Hooks, PromoteOptions, PromoteSettings, Promotion, World
 from cdc.stop import StopToken
 from connectors.kafka.admin import LogAdmin, TopicSettings
@@ -197,12 +198,16 @@ class LagReport:
     leader_problem: str | None
     log: Hop
     followers: list[Hop]
+    warnings: list[str]
+    """What will stop the group if nobody acts."""
 
 
 def lag_report(settings: Settings) -> LagReport:
     """Raises LogError or RetryableError when the log itself cannot be read."""
+    client = _client(settings, "lag")
     with log_reader(settings, "lag") as reader:
         tail = reader.read_tail()
+    topic = _topic(settings, client).find()
     if tail is None:
         raise LogError("the log is empty", "run: cdc init", settings.topic)
     node = leader_of(settings, tail)
@@ -223,4 +228,10 @@ def lag_report(settings: Settings) -> LagReport:
             followers.append(follower_hop(name, position, tail, now_us))
         except CdcError as error:
             followers.append(Hop(name, None, None, "?", str(error)))
-    return LagReport(settings.group, node, leader, problem, log_hop(leader, tail), followers)
+    warnings = [
+        slot_warning(leader.wal_status, leader.safe_wal_bytes, leader.wal_keep_bytes) if leader else None,
+        *(topic_warnings(topic) if topic else ()),
+        *(retention_warning(hop.name, hop, topic.retention_ms) for hop in followers if topic),
+    ]
+    told = [warning for warning in warnings if warning]
+    return LagReport(settings.group, node, leader, problem, log_hop(leader, tail), followers, told)

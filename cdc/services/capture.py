@@ -34,9 +34,10 @@ from cdc.log.envelope import Envelope, finisher
 from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
 from cdc.retry import run_with_retries
+from cdc.services.guardian import Guardian
 from cdc.services.heartbeat import Heartbeat
 from cdc.services.initialize import FIRST_EPOCH
-from cdc.services.resume import Place, check_identity, check_slot, check_tail, check_topic
+from cdc.services.resume import Place, check_identity, check_slot, check_tail
 from cdc.stop import StopToken
 
 log = structlog.get_logger(__name__)
@@ -117,7 +118,8 @@ class CaptureService:
             self._await_promotion(leader, newest, stop)
             identity = check_identity(leader.identity(self._settings.group), stream.identify(), self._place)
             topic = self._topic.describe()
-            check_topic(identity, topic, self._place)
+            guardian = Guardian(lambda: self._leader(node), self._topic, identity, self._place)
+            guardian.inspect(leader, topic)
             if not self._acquire(leader, stream, stop):
                 return
             slot = check_slot(leader.slot(self._settings.slot), self._place)
@@ -139,7 +141,11 @@ class CaptureService:
                 epoch=identity.epoch,
                 lsn=str(tail.end_lsn),
             )
-            CaptureSession(self._settings, stream, writer, assembler, tail, heartbeat, progressed).run(stop)
+            cleanup.enter_context(guardian)
+            session = CaptureSession(
+                self._settings, stream, writer, assembler, tail, heartbeat, progressed, guardian.check
+            )
+            session.run(stop)
 
     def _stand_by(self, stop: StopToken) -> LogTail | None:
         """The log's end, as soon as a node leads that we may capture. None when the log does not tell."""
@@ -268,8 +274,10 @@ class CaptureSession:
         tail: LogTail,
         heartbeat: Heartbeat,
         progressed: Callable[[], None],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`progressed` is called whenever the slot may move on."""
+        """`progressed` is called whenever the slot may move on, `check` again and again: what it raises ends it all."""
+        self._check = check
         self._heartbeat = heartbeat
         self._progressed = progressed
         self._settings = settings
@@ -297,6 +305,7 @@ class CaptureSession:
         self._finish()
 
     def _step(self) -> None:
+        self._check()
         if self._writer.bytes_in_flight < self._settings.max_in_flight_bytes:
             self._pump()
         else:

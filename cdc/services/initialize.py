@@ -25,11 +25,12 @@ from cdc.capture_ports import (
     TailReader,
     TopicFacts,
 )
-from cdc.errors import CheckError, RetryableError
+from cdc.errors import CheckError, PublicationError, RetryableError
 from cdc.events.table import TableId
 from cdc.log.envelope import Envelope, finished
 from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
+from cdc.services.guardian import check_publication
 from cdc.services.resume import Place, check_slot, check_tail
 
 FIRST_EPOCH = 1
@@ -66,6 +67,8 @@ class _Found:
     system: SystemFacts
     tables: list[TableId]
     published: set[TableId] | None
+    changed: str
+    """How the publication differs from what the run before left; it is taken as it is."""
     topic: TopicFacts | None
     identity: LeaderIdentity | None
     slot: SlotFacts | None
@@ -100,6 +103,7 @@ class Initializer:
             identity, identity_step = self._identity(leader, found)
             steps.append(identity_step)
             steps.append(self._slot(leader, found))
+            leader.remember(self._settings.group, self._settings.slot)
             steps.append(self._begin_log(leader, identity, found))
         return steps
 
@@ -118,7 +122,25 @@ class Initializer:
         self._check_slot_owner(slot, identity, facts.database)
         self._check_log(identity, slot, tail, leader.wal_lsn())
         tables = [candidate.table for candidate in candidates]
-        return _Found(system, tables, leader.published(self._settings.slot), topic, identity, slot, tail)
+        return _Found(
+            system,
+            tables,
+            leader.published(self._settings.slot),
+            self._publication_changed(leader),
+            topic,
+            identity,
+            slot,
+            tail,
+        )
+
+    def _publication_changed(self, leader: LeaderSetup) -> str:
+        try:
+            look = leader.look(self._settings.group, self._settings.slot)
+            if look.published is not None:
+                check_publication(look, self._place)
+        except PublicationError as error:
+            return f", taken as it is now ({error.what})"
+        return ""
 
     def _tail(self) -> LogTail | None:
         with closing(self._tail_reader()) as reader:
@@ -180,7 +202,7 @@ class Initializer:
     def _publication(self, leader: LeaderSetup, found: _Found) -> Step:
         detail = f"{self._settings.slot} with {len(found.tables)} tables"
         if found.published == set(found.tables):
-            return Step("publication", detail, made=False)
+            return Step("publication", detail + found.changed, made=bool(found.changed))
         leader.publish(self._settings.slot, found.tables)
         return Step("publication", detail, made=True)
 

@@ -13,6 +13,9 @@ from cdc.events.position import Position
 from cdc.log.tail import LogTail
 from cdc.ports import LeaderProgress
 
+RETENTION_ALARM = 0.7
+"""Of the topic's retention.ms."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hop:
@@ -39,6 +42,23 @@ def follower_hop(name: str, position: Position, tail: LogTail, now_us: int) -> H
     pending = max(0, tail.end_lsn - position.end_lsn) if behind else 0
     seconds = _age(now_us, position.committed_at_us) if behind else 0.0
     return Hop(name, pending, seconds, str(position.end_lsn))
+
+
+def retention_warning(name: str, hop: Hop, retention_ms: int) -> str | None:
+    """Of a follower that is so far behind that the log may lose what it needs next."""
+    if hop.lag_seconds is None or retention_ms < 0:
+        return None
+    kept = retention_ms / 1000
+    if hop.lag_seconds < kept * RETENTION_ALARM:
+        return None
+    return (
+        f"{name} is {_hours(hop.lag_seconds)} behind and the log keeps {_hours(kept)}: start its applier, or raise "
+        "retention.ms of the topic; what is removed before it is read means bootstrap"
+    )
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h"
 
 
 def _age(now_us: int, then_us: int) -> float:

@@ -51,10 +51,34 @@ def check_topic(identity: LeaderIdentity, topic: TopicFacts, place: Place) -> No
         )
     if topic.partitions != 1:
         raise LogError(f"the topic has {topic.partitions} partitions, a log has one", _NEW_LOG, f"topic {place.topic}")
+    if "compact" in topic.cleanup_policy:
+        raise LogError(
+            f"cleanup.policy is {topic.cleanup_policy}: compaction removes changes that followers need",
+            "set it to delete; a follower that compaction has left a gap for stops and must be bootstrapped anew",
+            f"topic {place.topic}",
+        )
 
 
-def check_slot(slot: SlotFacts | None, place: Place) -> SlotFacts:
-    """Raises SlotError when the slot is gone or lost."""
+_LOST = {
+    "wal_removed": (
+        "the WAL that the log needs was removed, as it was more than max_slot_wal_keep_size",
+        "raise max_slot_wal_keep_size",
+    ),
+    "rows_removed": (
+        "rows of the catalog that decoding needs were removed",
+        "set hot_standby_feedback = on where the slot is on a standby",
+    ),
+    "wal_level_insufficient": ("wal_level was less than logical", "set wal_level = logical"),
+    "idle_timeout": (
+        "nobody used it for as long as idle_replication_slot_timeout allows",
+        "raise idle_replication_slot_timeout, or keep capture running",
+    ),
+}
+"""Why PostgreSQL invalidates a slot (pg_replication_slots.invalidation_reason), and what keeps the next one."""
+
+
+def check_slot(slot: SlotFacts | None, place: Place, made_lsn: Lsn | None = None) -> SlotFacts:
+    """Raises SlotError when the slot is gone or lost, or is further back than `made_lsn`, where it began."""
     if slot is None:
         raise SlotError(
             f"replication slot {place.slot} does not exist: changes since it was dropped are not in the log",
@@ -62,9 +86,17 @@ def check_slot(slot: SlotFacts | None, place: Place) -> SlotFacts:
             place.leader,
         )
     if slot.invalidation is not None:
+        why, remedy = _LOST.get(slot.invalidation, ("the server says no more", "see the server's log"))
         raise SlotError(
-            f"replication slot {place.slot} is lost ({slot.invalidation}): the WAL that the log needs was removed",
-            f"raise max_slot_wal_keep_size; {_NEW_LOG}",
+            f"replication slot {place.slot} is lost ({slot.invalidation}): {why}",
+            f"{remedy}; then {_NEW_LOG}",
+            place.leader,
+        )
+    if made_lsn is not None and slot.confirmed_flush_lsn < made_lsn:
+        raise SlotError(
+            f"replication slot {place.slot} is at {slot.confirmed_flush_lsn}, cdc init made it at {made_lsn}: the "
+            "leader was restored to an older state, or the slot made anew",
+            _NEW_LOG,
             place.leader,
         )
     return slot
@@ -97,8 +129,9 @@ def check_tail(tail: LogTail | None, identity: LeaderIdentity, slot: SlotFacts, 
     if slot.confirmed_flush_lsn > tail.end_lsn:
         raise SlotError(
             f"slot {place.slot} is confirmed up to {slot.confirmed_flush_lsn}, the log ends at {tail.end_lsn}: changes "
-            "between them are in neither",
-            f"find out who used or made the slot, or cut the log; {_NEW_LOG}",
+            "between them are in neither, because the slot was dropped and made anew, or somebody else read from it, "
+            "or the log was cut",
+            f"find out who did it; {_NEW_LOG}",
             place.leader,
         )
     if wal_lsn < tail.end_lsn:

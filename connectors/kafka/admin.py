@@ -95,6 +95,10 @@ class LogAdmin:
             partitions=len(described.partitions),
             cleanup_policy=config.get("cleanup.policy", "delete"),
             max_message_bytes=int(config.get("max.message.bytes", "1048588")),
+            retention_ms=int(config.get("retention.ms", "-1")),
+            retention_bytes=int(config.get("retention.bytes", "-1")),
+            unclean_election=config.get("unclean.leader.election.enable", "false") == "true",
+            wanted_retention_ms=self._topic_settings.retention_ms,
         )
 
     def _create(self, *, validate_only: bool) -> bool:

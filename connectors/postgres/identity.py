@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import psycopg
+from typing import Any
 
-from cdc.capture_ports import LeaderIdentity
+import psycopg
+from psycopg.types.json import Jsonb
+
+from cdc.capture_ports import LeaderIdentity, LeaderLook
+from cdc.protocol.lsn import Lsn
 from connectors.postgres.connection import translated
+from connectors.postgres.publication import existing, publication_from_json, publication_json
+from connectors.postgres.slots import slot_facts
 
 _CREATE = """
     CREATE SCHEMA IF NOT EXISTS cdc;
@@ -19,6 +25,10 @@ _CREATE = """
         topic_id text,
         created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
     );
+    ALTER TABLE cdc.identity ADD COLUMN IF NOT EXISTS slot_made_lsn pg_lsn;
+    ALTER TABLE cdc.identity ADD COLUMN IF NOT EXISTS publication jsonb;
+    COMMENT ON COLUMN cdc.identity.slot_made_lsn IS 'where the slot began';
+    COMMENT ON COLUMN cdc.identity.publication IS 'what was published when cdc init ran last';
     COMMENT ON TABLE cdc.identity IS 'which log each slot of this database feeds; written by cdc init';
 """
 _UPSERT = """
@@ -59,3 +69,56 @@ def store_identity(conn: psycopg.Connection, identity: LeaderIdentity, where: st
                 identity.topic_id,
             ),
         )
+
+
+def look(conn: psycopg.Connection, group: str, slot: str, where: str) -> LeaderLook:
+    """One snapshot for all of it, so that a step of somebody else is seen whole or not at all."""
+    with translated(where), conn.transaction():
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        facts = slot_facts(conn, slot, where)
+        made_lsn, told = _remembered(conn, group)
+        found = publication_json(conn, slot)
+        published = publication_from_json(found) if found else None
+        expected = publication_from_json(told) if told else None
+        here = published.tables.values() if published else ()
+        wanted = expected.tables.values() if expected else ()
+        unpublished = existing(conn, {t.table for t in wanted} - {t.table for t in here})
+    return LeaderLook(facts, Lsn.parse(made_lsn) if made_lsn else None, published, expected, unpublished)
+
+
+def remember(conn: psycopg.Connection, group: str, slot: str, where: str) -> None:
+    """See `cdc.capture_ports.LeaderSetup`. One transaction."""
+    with translated(where), conn.transaction():
+        if not _has_columns(conn):
+            conn.execute(_CREATE)
+        found = publication_json(conn, slot)
+        conn.execute(
+            "UPDATE cdc.identity i SET publication = %s, slot_made_lsn = coalesce(slot_made_lsn, "
+            "(SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = i.slot_name)) "
+            "WHERE group_name = %s",
+            (Jsonb(found) if found else None, group),
+        )
+
+
+def forget_publication(conn: psycopg.Connection, publication: str) -> None:
+    """It is about to be changed; until `remember` nothing is compared with it."""
+    if _has_columns(conn):
+        conn.execute("UPDATE cdc.identity SET publication = NULL WHERE slot_name = %s", (publication,))
+
+
+def _remembered(conn: psycopg.Connection, group: str) -> tuple[str | None, dict[str, Any] | None]:
+    if not _has_columns(conn):
+        return None, None
+    row = conn.execute(
+        "SELECT slot_made_lsn::text, publication FROM cdc.identity WHERE group_name = %s", (group,)
+    ).fetchone()
+    return (row[0], row[1]) if row else (None, None)
+
+
+def _has_columns(conn: psycopg.Connection) -> bool:
+    """False before `cdc init`, or when an older version of it ran."""
+    row = conn.execute(
+        "SELECT count(*) FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass('cdc.identity') "
+        "AND attname IN ('slot_made_lsn', 'publication')"
+    ).fetchone()
+    return row == (2,)

@@ -8,7 +8,7 @@ from typing import Self
 
 import psycopg
 
-from cdc.capture_ports import CandidateTable, LeaderFacts, LeaderIdentity, SlotFacts, SystemFacts
+from cdc.capture_ports import CandidateTable, LeaderFacts, LeaderIdentity, LeaderLook, SlotFacts, SystemFacts
 from cdc.events.table import TableId
 from cdc.protocol.lsn import Lsn
 from connectors.postgres import identity as identities
@@ -59,6 +59,9 @@ class Leader:
     def slot(self, name: str) -> SlotFacts | None:
         return slots.slot_facts(self._conn, name, self._where)
 
+    def look(self, group: str, slot: str) -> LeaderLook:
+        return identities.look(self._conn, group, slot, self._where)
+
     def wal_lsn(self) -> Lsn:
         with translated(self._where):
             row = self._conn.execute("SELECT pg_catalog.pg_current_wal_flush_lsn()::text").fetchone()
@@ -104,7 +107,12 @@ class Leader:
         return publications.published_tables(self._conn, publication, self._where)
 
     def publish(self, publication: str, tables: Sequence[TableId]) -> None:
-        publications.publish(self._conn, publication, tables, self._where)
+        with translated(self._where), self._conn.transaction():
+            publications.publish(self._conn, publication, tables, self._where)
+            identities.forget_publication(self._conn, publication)
+
+    def remember(self, group: str, slot: str) -> None:
+        identities.remember(self._conn, group, slot, self._where)
 
     def store_identity(self, identity: LeaderIdentity) -> None:
         identities.store_identity(self._conn, identity, self._where)

@@ -20,15 +20,24 @@ def leader_progress(connection: psycopg.Connection, slot: str, where: str) -> Le
     with translated(where):
         row = connection.execute(
             "SELECT pg_current_wal_insert_lsn()::text, clock_timestamp(), confirmed_flush_lsn::text, active, "
-            "pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status "
+            "pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status, safe_wal_size, "
+            "(SELECT setting::bigint * 1048576 FROM pg_settings "
+            "WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1') "
             "FROM pg_replication_slots WHERE slot_name = %s",
             (slot,),
         ).fetchone()
     if row is None:
         raise CheckError(f"replication slot {slot} does not exist", "run: cdc init", where)
-    insert, now, confirmed, active, retained, wal_status = row
+    insert, now, confirmed, active, retained, wal_status, safe, keep = row
     return LeaderProgress(
-        Lsn.parse(insert), microseconds(now), Lsn.parse(confirmed), bool(active), int(retained or 0), str(wal_status)
+        Lsn.parse(insert),
+        microseconds(now),
+        Lsn.parse(confirmed),
+        bool(active),
+        int(retained or 0),
+        str(wal_status),
+        safe,
+        keep,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from cdc.capture_ports import CandidateTable
+from cdc.capture_ports import CandidateTable, Publication, PublishedTable
 from cdc.events.table import TableId
 from connectors.postgres.connection import translated
 
@@ -53,6 +54,53 @@ def published_tables(conn: psycopg.Connection, publication: str, where: str) -> 
             (publication,),
         ).fetchall()
     return {TableId(schema, name) for schema, name in rows}
+
+
+def publication_json(conn: psycopg.Connection, publication: str) -> dict[str, Any] | None:
+    """All that decides what is sent, as JSON; None when there is no such publication."""
+    version = conn.info.server_version
+    newer = version >= 150000
+    query = f"""
+        SELECT jsonb_build_object(
+            'options', jsonb_build_object(
+                'insert', pubinsert, 'update', pubupdate, 'delete', pubdelete, 'truncate', pubtruncate,
+                'publish_via_partition_root', pubviaroot, 'all tables', puballtables,
+                'schemas', {_SCHEMAS if newer else "''"},
+                'publish_generated_columns', {"pubgencols" if version >= 180000 else "''"}),
+            'tables', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                    'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'entry', r.oid::bigint,
+                    'columns', {"r.prattrs::text" if newer else "NULL"},
+                    'filter', {"pg_get_expr(r.prqual, r.prrelid)" if newer else "NULL"}) ORDER BY c.oid), '[]')
+                FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid
+                JOIN pg_namespace n ON n.oid = c.relnamespace WHERE r.prpubid = p.oid))
+        FROM pg_publication p WHERE pubname = %s
+    """  # noqa: S608 - the parts are constants
+    row = conn.execute(query, (publication,)).fetchone()
+    return row[0] if row else None
+
+
+_SCHEMAS = """(SELECT coalesce(string_agg(n.nspname, ', ' ORDER BY 1), '') FROM pg_publication_namespace s
+                JOIN pg_namespace n ON n.oid = s.pnnspid WHERE s.pnpubid = p.oid)"""
+
+
+def publication_from_json(told: dict[str, Any]) -> Publication:
+    tables = {
+        t["oid"]: PublishedTable(TableId(t["schema"], t["name"]), t["entry"], t["columns"], t["filter"])
+        for t in told["tables"]
+    }
+    return Publication(tables, {name: str(value).lower() for name, value in told["options"].items()})
+
+
+def existing(conn: psycopg.Connection, tables: Iterable[TableId]) -> frozenset[TableId]:
+    """Those of `tables` that are there."""
+    names = list(tables)
+    rows = conn.execute(
+        "SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+        "JOIN unnest(%s::text[], %s::text[]) AS w (schema, name) ON nspname = w.schema AND relname = w.name "
+        "WHERE relkind IN ('r', 'p')",
+        ([t.schema for t in names], [t.name for t in names]),
+    ).fetchall()
+    return frozenset(TableId(schema, name) for schema, name in rows)
 
 
 def publish(conn: psycopg.Connection, publication: str, tables: Sequence[TableId], where: str) -> None:

@@ -21,7 +21,7 @@ def slot_facts(conn: psycopg.Connection, name: str, where: str) -> SlotFacts | N
         row = conn.execute(_facts_query(conn), (name,)).fetchone()
     if row is None:
         return None
-    plugin, database, temporary, active_pid, active_for, confirmed, restart, wal_status, reason = row
+    plugin, database, temporary, active_pid, active_for, confirmed, restart, wal_status, reason, safe, keep = row
     return SlotFacts(
         plugin=plugin,
         database=database,
@@ -32,6 +32,8 @@ def slot_facts(conn: psycopg.Connection, name: str, where: str) -> SlotFacts | N
         restart_lsn=_lsn(restart),
         wal_status=wal_status,
         invalidation=reason or ("wal_removed" if wal_status == "lost" else None),
+        safe_wal_bytes=safe,
+        wal_keep_bytes=keep,
     )
 
 
@@ -62,7 +64,9 @@ def _facts_query(conn: psycopg.Connection) -> str:
     return f"""
         SELECT s.plugin, s.database, s.temporary, s.active_pid,
                a.application_name || coalesce(' from ' || host(a.client_addr), ''),
-               s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status, {reason}
+               s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status, {reason},
+               s.safe_wal_size, (SELECT setting::bigint * 1048576 FROM pg_catalog.pg_settings
+                                 WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1')
         FROM pg_catalog.pg_replication_slots s
         LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
         WHERE s.slot_name = %s
