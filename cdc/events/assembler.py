@@ -72,12 +72,16 @@ class Encoder(Protocol):
 @dataclass(frozen=True, slots=True)
 class Resume:
     """What the log holds already: whole transactions up to `commit_lsn`, and the first `partial_seq` events
-    of the transaction `partial_commit_lsn` (0 when there is none)."""
+    of the transaction `partial_commit_lsn` (0 when there is none).
+
+    `again_lsn` is a commit LSN that the leader is going to send once more (0 when it is not): where it does not,
+    its WAL is not the one that the log was written from."""
 
     commit_lsn: Lsn
     end_lsn: Lsn
     partial_commit_lsn: Lsn
     partial_seq: int
+    again_lsn: int = 0
 
 
 class _Relation:
@@ -118,6 +122,7 @@ class Assembler:
         self._skipping = False
         self._seq = 0
         self._known_seq = 0
+        self._again_lsn = resume.again_lsn
         self._prev = int(resume.commit_lsn)
         self._complete_lsn = int(resume.end_lsn)
         self._read_at_us = now_us()
@@ -226,9 +231,24 @@ class Assembler:
         resume = self._resume
         if commit_lsn <= resume.commit_lsn:
             self._skipping = True
+            self._skipped(commit_lsn)
             return
+        self._check_history()
         self._known_seq = resume.partial_seq if commit_lsn == resume.partial_commit_lsn else 0
         self._encoder.begin(xid, commit_lsn, self._prev, committed_at_us, self._read_at_us)
+
+    def _skipped(self, commit_lsn: int) -> None:
+        if commit_lsn == self._again_lsn:
+            self._again_lsn = 0
+
+    def _check_history(self) -> None:
+        """What was sent so far holds everything that the log and this leader must have in common."""
+        if self._again_lsn:
+            raise LogError(
+                f"the leader's WAL does not hold transaction {Lsn(self._again_lsn)}, which is in the log: the leader "
+                "was restored to an older state, and has written since",
+                "start a new group (cdc init) and bootstrap the followers",
+            )
 
     def _commit(self, frame: bytes, records: list[Record]) -> None:
         commit_lsn, end_lsn, _ = decode_commit(frame, XLOG_HEADER_SIZE)
@@ -322,7 +342,10 @@ class Assembler:
         if self._open_lsn:
             raise ProtocolError("a message of its own inside a transaction")
         commit_lsn = message.lsn - 1
-        if commit_lsn > self._resume.commit_lsn:
+        if commit_lsn <= self._resume.commit_lsn:
+            self._skipped(commit_lsn)
+        else:
+            self._check_history()
             self._encoder.begin(0, commit_lsn, self._prev, self._read_at_us, self._read_at_us)
             record = self._encoder.message(message.prefix, message.content, message.lsn, 1)
             self._advance(commit_lsn, message.lsn)

@@ -1,11 +1,14 @@
-"""Apache Kafka itself, one node that is broker and controller (KRaft), from a folder of jars."""
+"""Apache Kafka itself, nodes that are broker and controller (KRaft), from a folder of jars."""
 
 from __future__ import annotations
 
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from cdc.local.java import Java
 from cdc.local.kafka import ProcessKafka
@@ -26,14 +29,28 @@ logger.server.level = info
 """
 
 
+@dataclass(frozen=True)
+class Membership:
+    """A node's place in a cluster; `controllers` are the ports of all, in the order of their ids from 1 on."""
+
+    cluster_id: str
+    node_id: int
+    controllers: tuple[int, ...]
+
+    @property
+    def voters(self) -> str:
+        return ",".join(f"{number}@127.0.0.1:{port}" for number, port in enumerate(self.controllers, 1))
+
+
 class ApacheKafka(ProcessKafka):
     """The broker that everybody runs. Kafka 3.9 or newer, on Java 17 or newer."""
 
-    def __init__(self, java: Java, libs: Path) -> None:
+    def __init__(self, java: Java, libs: Path, member: Membership | None = None) -> None:
+        """`member` only for a node of a cluster of several."""
         super().__init__(free_port())
         self._java = java
         self._libs = libs
-        self._controller_port = free_port()
+        self._member = member or Membership(_new_cluster_id(), 1, (free_port(),))
         self._more_listeners: dict[str, str] = {}
         self.description = f"Apache Kafka {_version_of(libs)} on Java {java.major_version}"
 
@@ -47,6 +64,12 @@ class ApacheKafka(ProcessKafka):
         self._more_listeners[listened] = advertised
         return listened
 
+    @classmethod
+    def cluster(cls, java: Java, libs: Path, nodes: int) -> Sequence[Self]:
+        """Nodes of one cluster. None of them is ready before most are started: start them side by side."""
+        cluster_id, ports = _new_cluster_id(), tuple(free_port() for _ in range(nodes))
+        return [cls(java, libs, Membership(cluster_id, number, ports)) for number in range(1, nodes + 1)]
+
     def _launch(self, folder: Path) -> subprocess.Popen[bytes]:
         properties = folder / "server.properties"
         if not properties.exists():
@@ -55,17 +78,16 @@ class ApacheKafka(ProcessKafka):
             unformatted.write_text(self._server_properties(folder))
             self._format(folder, unformatted)
             unformatted.rename(properties)
+        # Nodes of a cluster are for tests that stop and start them: up sooner is better than faster later.
+        sooner = ["-XX:TieredStopAtLevel=1"] if len(self._member.controllers) > 1 else []
         return start_child(
-            self._command("-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "kafka.Kafka", properties),
+            self._command("-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", *sooner, "kafka.Kafka", properties),
             output=self.log_path,
             folder=folder,
         )
 
     def _format(self, folder: Path, properties: Path) -> None:
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # A cluster id that starts with "-" would be read as an option.
-        cluster = "c" + cluster[1:]
-        tool: list[str | Path] = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", properties]
+        tool: list[str | Path] = ["kafka.tools.StorageTool", "format", "-t", self._member.cluster_id, "-c", properties]
         run_child(
             self._command("-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *tool),
             seconds=_FORMAT_SECONDS,
@@ -79,14 +101,15 @@ class ApacheKafka(ProcessKafka):
         return [self._java.binary, *options, "-cp", f"{self._libs}/*", *arguments]
 
     def _server_properties(self, folder: Path) -> str:
-        controller = f"127.0.0.1:{self._controller_port}"
+        member = self._member
+        controller = f"127.0.0.1:{member.controllers[member.node_id - 1]}"
         more = {f"VIA{n}": place for n, place in enumerate(self._more_listeners.items())}
         listeners = {"PLAINTEXT": (self.bootstrap_servers, self.bootstrap_servers), **more}
         listeners["CONTROLLER"] = (controller, controller)
         properties = {
             "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.bootstrap.servers": controller,
+            "node.id": str(member.node_id),
+            "controller.quorum.voters": member.voters,
             "controller.listener.names": "CONTROLLER",
             "listeners": ",".join(f"{name}://{here}" for name, (here, _) in listeners.items()),
             "advertised.listeners": ",".join(f"{name}://{told}" for name, (_, told) in listeners.items()),
@@ -109,6 +132,11 @@ class ApacheKafka(ProcessKafka):
             "log.cleaner.dedupe.buffer.size": "4194304",
         }
         return "".join(f"{name}={value}\n" for name, value in properties.items())
+
+
+def _new_cluster_id() -> str:
+    # One that starts with "-" would be read as an option.
+    return "c" + urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
 
 
 def _version_of(libs: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cdc.local.apache_kafka import ApacheKafka
 from cdc.local.container_kafka import ContainerKafka, find_engine
@@ -44,6 +44,12 @@ def find_kafka(bootstrap_servers: str | None = None) -> KafkaServer:
         f"no Kafka to be had on this machine ({'; '.join(failures)})",
         "install Maven or Docker, or set KAFKA_HOME, or name the servers of a Kafka that runs",
     )
+
+
+def apache_kafka_cluster(nodes: int) -> Sequence[ApacheKafka]:
+    """Apache Kafka of KAFKA_HOME or by Maven, several nodes that are not started yet: start them side by side."""
+    java = _java()
+    return ApacheKafka.cluster(java, jars_of_kafka_home() or jars_by_maven(java), nodes)
 
 
 def _by_maven() -> KafkaServer:

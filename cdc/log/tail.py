@@ -17,7 +17,8 @@ class LogTail:
     `next_offset` is the offset after the final record of the complete transaction; `high_watermark`
     the offset that the next record gets. `partial_commit_lsn` and `partial_seq` name the newest record
     of a transaction whose `last` is not there (0 when there is none): everything of it up to that `seq`
-    is in the log. `leader` is the node that led when it committed.
+    is in the log. `leader` is the node that led when it committed. `streamed_commit_lsn` is the newest complete
+    transaction that the leader's WAL itself holds, which control records are not (0 when none is near the end).
     """
 
     epoch: int
@@ -29,6 +30,7 @@ class LogTail:
     partial_commit_lsn: Lsn
     partial_seq: int
     leader: str = ""
+    streamed_commit_lsn: int = 0
 
 
 class TailScan:
@@ -46,6 +48,7 @@ class TailScan:
         self._complete: tuple[int, int, int, int, str] | None = None
         self._next_offset = 0
         self._partial = (0, 0)
+        self._streamed = 0
 
     def add(self, offset: int, value: bytes) -> None:
         """Raises LogError when the record is not ours."""
@@ -75,6 +78,7 @@ class TailScan:
             Lsn(self._partial[0]),
             self._partial[1],
             leader,
+            self._streamed,
         )
 
     def _join(self, meta: dict[str, Any], event: dict[str, Any]) -> bytes | None:
@@ -89,7 +93,7 @@ class TailScan:
         if meta.get("kind") == "epoch" and not self._opens(epoch):
             return
         if epoch > self._epoch:
-            self._epoch, self._complete, self._partial = epoch, None, (0, 0)
+            self._epoch, self._complete, self._partial, self._streamed = epoch, None, (0, 0), 0
         newest = self._complete[1] if self._complete else 0
         if commit_lsn <= newest:
             return  # a repeat
@@ -98,6 +102,8 @@ class TailScan:
             self._complete = (epoch, commit_lsn, meta["end_lsn"], event["source"]["ts_us"], leader)
             self._next_offset = offset + 1
             self._partial = (0, 0)
+            if "kind" not in meta:
+                self._streamed = commit_lsn
         elif (commit_lsn, seq) > self._partial:
             self._partial = (commit_lsn, seq)
 

@@ -128,7 +128,7 @@ class CaptureService:
                 raise RetryableError(f"{tail.leader} leads now", where=f"topic {self._settings.topic}")
             tail = check_tail(tail, identity, slot, leader.wal_lsn(), self._place)
             writer = cleanup.enter_context(closing(self._writer(topic.max_message_bytes, tail.high_watermark)))
-            assembler = self._assembler(leader, identity, tail)
+            assembler = self._assembler(leader, identity, tail, slot)
             leader.close()
             heartbeat = cleanup.enter_context(
                 Heartbeat(lambda: self._leader(node), self._settings.group.encode(), self._settings.heartbeat_seconds)
@@ -240,7 +240,11 @@ class CaptureService:
         )
 
     def _read_tail(self, stream: ChangeStream, stop: StopToken, newest: LogTail | None) -> LogTail | None:
-        """Meanwhile the server hears from us."""
+        """Meanwhile the server hears from us.
+
+        `newest` was found by looking back far; what it found is looked at again with all that came since. A capture
+        that was taken for dead may have written old records behind it, which alone would tell of an older end.
+        """
 
         def on_wait() -> None:
             if stop.is_set():
@@ -249,11 +253,12 @@ class CaptureService:
 
         say_alive = _every(_STATUS_SECONDS, lambda: stream.send_status(0, 0, 0))
         with closing(self._tail_reader()) as reader:
-            return reader.read_tail(on_wait, back_to=newest.high_watermark if newest else None)
+            return reader.read_tail(on_wait, back_to=newest.next_offset - 1 if newest else None)
 
-    def _assembler(self, leader: LeaderDatabase, identity: LeaderIdentity, tail: LogTail) -> Assembler:
+    def _assembler(self, leader: LeaderDatabase, identity: LeaderIdentity, tail: LogTail, slot: SlotFacts) -> Assembler:
         envelope = Envelope(self._settings.group, leader.database(), __version__, identity.epoch)
-        resume = Resume(tail.commit_lsn, tail.end_lsn, tail.partial_commit_lsn, tail.partial_seq)
+        again_lsn = tail.streamed_commit_lsn if slot.confirmed_flush_lsn <= tail.streamed_commit_lsn else 0
+        resume = Resume(tail.commit_lsn, tail.end_lsn, tail.partial_commit_lsn, tail.partial_seq, again_lsn)
         return Assembler(envelope, finisher(self._place.leader), leader.type_names(), resume, _now_us)
 
 

@@ -50,10 +50,8 @@ class LogAdmin:
         self._topic = topic
         self._topic_settings = topic_settings or TopicSettings()
         self._where = f"topic {topic}"
-        try:
-            self._client = AdminClient(_admin_settings(settings), logger=QUIET)
-        except KafkaException as error:
-            raise translate(error, self._where) from error
+        self._settings = _admin_settings(settings)
+        self._client = self._new_client()
 
     def check_creatable(self) -> None:
         """Raises CheckError when the cluster would refuse to make the topic (too few brokers, not permitted)."""
@@ -88,6 +86,8 @@ class LogAdmin:
         except KafkaException as error:
             if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 return None
+            # A client goes on asking the broker that it took for the controller, however long that one is dead.
+            self._client = self._new_client()
             raise translate(error, self._where) from error
         topic_id = str(described.topic_id)
         return TopicFacts(
@@ -100,6 +100,12 @@ class LogAdmin:
             unclean_election=config.get("unclean.leader.election.enable", "false") == "true",
             wanted_retention_ms=self._topic_settings.retention_ms,
         )
+
+    def _new_client(self) -> AdminClient:
+        try:
+            return AdminClient(self._settings, logger=QUIET)
+        except KafkaException as error:
+            raise translate(error, self._where) from error
 
     def _create(self, *, validate_only: bool) -> bool:
         settings = self._topic_settings

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
-import orjson
-import psycopg
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from cdc import failpoints
 from cdc.local import KafkaServer
@@ -23,6 +17,7 @@ from connectors.kafka.settings import common_settings
 from tests.fixtures.pipeline import Pipelines
 from tests.support.bank import BANK, Bank, BankWatch, a_moment
 from tests.support.pipeline import FOLLOWER, Pipeline
+from tests.support.slot_watch import SlotWatch
 
 pytestmark = pytest.mark.faults
 
@@ -43,62 +38,6 @@ GIANT = (
     f"jsonb_build_object('filler', repeat(md5(g::text), 6)) FROM counter, generate_series(1, {GIANT_ROWS}) g",
     "UPDATE account SET balance = balance + 5 WHERE id % 2 = 1",
 )
-
-
-class SlotWatch:
-    """Asks for the slot, then reads the log to its end, all the time: the slot must not have been further."""
-
-    def __init__(self, pipeline: Pipeline, bootstrap_servers: str) -> None:
-        self.violations: list[str] = []
-        self.samples = 0
-        self._leader = pipeline.leader
-        self._slot = pipeline.group.slot
-        self._log = TopicPartition(pipeline.group.topic, 0)
-        self._bootstrap_servers = bootstrap_servers
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="slot-watch", daemon=True)
-
-    def check(self, at_least: int = 10) -> None:
-        wait_for(lambda: self.samples >= at_least or bool(self.violations), seconds=10)
-        assert not self.violations, self.violations[:5]
-        assert self.samples >= at_least, "the slot was hardly looked at"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join(20)
-
-    def _run(self) -> None:
-        consumer = Consumer(
-            {"bootstrap.servers": self._bootstrap_servers, "group.id": "slot-watch", "enable.auto.commit": False}
-        )
-        try:
-            with psycopg.connect(self._leader, autocommit=True) as connection:
-                self._compare(connection, consumer)
-        except Exception as error:
-            self.violations.append(f"{type(error).__name__}: {error}")
-        finally:
-            consumer.close()
-
-    def _compare(self, connection: psycopg.Connection, consumer: Consumer) -> None:
-        query = "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = %s"
-        offset = end = 0
-        consumer.assign([TopicPartition(self._log.topic, 0, offset)])
-        while not self._stop.wait(0.02):
-            row = connection.execute(query, (self._slot,)).fetchone()
-            assert row is not None
-            _, high = consumer.get_watermark_offsets(self._log, 10)
-            while offset < high and not self._stop.is_set():
-                for message in consumer.consume(5000, 0.2):
-                    offset = int(message.offset() or 0) + 1
-                    end = max(end, orjson.loads(message.value() or b"")["cdc"].get("end_lsn", 0))
-            if offset >= high:
-                self.samples += 1
-                if row[0] > end:
-                    self.violations.append(f"the slot is confirmed up to {row[0]}, the log ended at {end}")
 
 
 @pytest.fixture

@@ -83,6 +83,17 @@ class TestResume:
         with pytest.raises(LogError, match="holds 5 events"):
             capture.feed([relation(), *transaction(200, insert(1))])
 
+    def test_a_leader_that_lacks_what_it_must_send_again_is_an_error_before_anything_is_published(self) -> None:
+        resume = Resume(Lsn(210), Lsn(240), Lsn(0), 0, again_lsn=200)
+        same = [relation(), *transaction(150, insert(1)), *transaction(200, insert(2)), *transaction(300, insert(3))]
+        assert links(assembler(resume).feed(same)) == [(300, 210, 1, True)]
+        other = [relation(), *transaction(150, insert(1)), *transaction(205, insert(2)), *transaction(300, insert(3))]
+        with pytest.raises(LogError, match="restored to an older state"):
+            assembler(resume).feed(other)
+        alone = wire.xlog(wire.message(300, "app", b"x", transactional=False), 300)
+        with pytest.raises(LogError, match="restored to an older state"):
+            assembler(resume).feed([alone])
+
     def test_relations_of_skipped_transactions_are_remembered(self) -> None:
         begin, *rest = transaction(150, insert(1))
         capture = assembler(Resume(Lsn(200), Lsn(240), Lsn(0), 0))

@@ -26,6 +26,12 @@ def schema(commit_lsn: int) -> bytes:
     )
 
 
+def mark(commit_lsn: int) -> bytes:
+    cdc = {"kind": "mark", "epoch": 1, "commit_lsn": commit_lsn, "prev": 1, "seq": 1, "last": True}
+    cdc |= {"end_lsn": commit_lsn + 1}
+    return orjson.dumps({"op": "m", "source": {"ts_us": 1}, "cdc": cdc})
+
+
 def epoch_record(epoch: int, commit_lsn: int, leader: str) -> bytes:
     cdc = {"kind": "epoch", "epoch": epoch, "commit_lsn": commit_lsn, "prev": 1, "seq": 1, "prev_epoch": epoch - 1}
     cdc |= {"leader": leader, "last": True, "end_lsn": commit_lsn + 1}
@@ -46,7 +52,13 @@ def names(tail: LogTail | None) -> tuple[int, int, int, int, int]:
 
 def test_a_complete_transaction_at_the_end() -> None:
     tail = scanned(record(200, 1), record(200, 2, last=True))
-    assert tail == LogTail(1, 200, 240, 200_000, 12, 12, 0, 0)  # type: ignore[arg-type]
+    assert tail == LogTail(1, 200, 240, 200_000, 12, 12, 0, 0, "", 200)  # type: ignore[arg-type]
+
+
+def test_a_mark_at_the_end_is_not_taken_for_a_transaction_of_the_leader() -> None:
+    tail = scanned(record(200, 1, last=True), mark(300))
+    assert tail is not None
+    assert (tail.commit_lsn, tail.streamed_commit_lsn) == (300, 200)
 
 
 def test_the_beginning_of_a_transaction_after_it() -> None:

@@ -1,0 +1,88 @@
+"""Capture stands still for longer than the leader waits for it: the slot keeps all, and only one capture writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cdc.local import KafkaServer, PostgresServer
+from cdc.local.processes import wait_for, wait_for_end
+from tests.fixtures.pipeline import Pipelines
+from tests.support.bank import BANK
+from tests.support.log import accepted, read_log
+from tests.support.pausing import paused
+from tests.support.pipeline import Pipeline, rows_of
+from tests.support.watched import recovers, watched_bank
+
+pytestmark = pytest.mark.faults
+
+TIMEOUT_SECONDS = 3
+"""wal_sender_timeout here; capture is heard every second."""
+
+
+@pytest.fixture(scope="module")
+def impatient_leader() -> Iterator[PostgresServer]:
+    with PostgresServer(fsync=False, settings={"wal_sender_timeout": f"{TIMEOUT_SECONDS}s"}) as server:
+        yield server
+
+
+@pytest.fixture
+def pipeline(module_pipelines: Pipelines, impatient_leader: PostgresServer) -> Pipeline:
+    """The bank on a leader, and everything running."""
+
+    def build() -> Pipeline:
+        return module_pipelines.new(*BANK, leader=impatient_leader).init().bootstrap().start()
+
+    return module_pipelines.kept("bank", build)
+
+
+def wait_until_let_go(pipeline: Pipeline) -> None:
+    """Until the leader has given up the connection that its slot was read by."""
+    active = f"SELECT active FROM pg_replication_slots WHERE slot_name = '{pipeline.group.slot}'"
+    assert wait_for(lambda: rows_of(pipeline.leader, active) == [(False,)], seconds=60), "the slot stays in use"
+
+
+@pytest.mark.parametrize("seconds", [0, pytest.param(300, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+def test_a_capture_that_the_leader_gave_up_goes_on_where_it_was(pipeline: Pipeline, kafka: KafkaServer, seconds: int):
+    with watched_bank(pipeline, kafka.bootstrap_servers) as bank:
+        with paused(pipeline.group.daemon("capture")):
+            wait_until_let_go(pipeline)
+            time.sleep(seconds)
+            bank.transacts(50)
+        recovers(pipeline, "capture paused")
+
+
+def test_a_capture_that_wakes_up_finds_another_one_at_work_and_leaves_it_the_log(
+    pipeline: Pipeline, kafka: KafkaServer
+):
+    first = pipeline.group.daemon("capture")
+    with watched_bank(pipeline, kafka.bootstrap_servers, pause_seconds=0.0) as bank:
+        bank.transacts(50)
+        with paused(first):
+            wait_until_let_go(pipeline)
+            pipeline.start_capture()
+            recovers(pipeline, "the second capture took over")
+            bank.transacts(50)
+        assert wait_for_end(first, 60), pipeline.group.tail_of_logs()
+        assert first.returncode == 4
+        assert "is in use by cdc capture" in pipeline.log_of("capture")
+        bank.transacts(50)
+    assert accepted(read_log(kafka.bootstrap_servers, pipeline.group.topic)), "the log has no gap from its start on"
+
+
+def test_a_leader_shuts_down_in_time_beside_a_capture_that_does_not_answer_and_nothing_is_lost(
+    pipeline: Pipeline, kafka: KafkaServer, impatient_leader: PostgresServer
+):
+    with watched_bank(pipeline, kafka.bootstrap_servers) as bank:
+        with paused(pipeline.group.daemon("capture")):
+            bank.transacts(50)
+            started = time.monotonic()
+            impatient_leader.stop("fast")
+            took = time.monotonic() - started
+            print(f"the shutdown took {took:.1f} s")
+            assert took < TIMEOUT_SECONDS + 15
+            impatient_leader.start()
+            bank.transacts(20)
+        recovers(pipeline, "leader shut down")

@@ -1,0 +1,92 @@
+"""A watch on the one rule of capture: the slot is never confirmed past what the log durably holds."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Self
+
+import orjson
+import psycopg
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from cdc.local.processes import wait_for
+from tests.support.pipeline import Pipeline
+
+_KAFKA_SECONDS = 10
+
+
+class SlotWatch:
+    """Asks for the slot, then reads the log to its end, all the time: the slot must not have been further.
+
+    A leader or a Kafka that goes away is waited for; what was asked meanwhile does not count.
+    """
+
+    def __init__(self, pipeline: Pipeline, bootstrap_servers: str) -> None:
+        self.violations: list[str] = []
+        self.samples = 0
+        self._leader = pipeline.leader
+        self._slot = pipeline.group.slot
+        self._log = TopicPartition(pipeline.group.topic, 0, 0)
+        self._log_end_lsn = 0
+        self._bootstrap_servers = bootstrap_servers
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="slot-watch", daemon=True)
+
+    def check(self, at_least: int = 10) -> None:
+        wait_for(lambda: self.samples >= at_least or bool(self.violations), seconds=30)
+        assert not self.violations, self.violations[:5]
+        assert self.samples >= at_least, "the slot was hardly looked at"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self._bootstrap_servers,
+                "group.id": "slot-watch",
+                "enable.auto.commit": False,
+                "log_level": 0,
+            }
+        )
+        try:
+            consumer.assign([self._log])
+            while not self._stop.is_set():
+                try:
+                    self._session(consumer)
+                except (psycopg.OperationalError, KafkaException):
+                    self._stop.wait(0.2)
+        except Exception as error:
+            self.violations.append(f"{type(error).__name__}: {error}")
+        finally:
+            consumer.close()
+
+    def _session(self, consumer: Consumer) -> None:
+        query = "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = %s"
+        with psycopg.connect(self._leader, autocommit=True, connect_timeout=5) as connection:
+            while not self._stop.wait(0.02):
+                row = connection.execute(query, (self._slot,)).fetchone()
+                assert row is not None, "the slot is gone"
+                if self._read_to_the_end(consumer):
+                    self.samples += 1
+                    if row[0] > self._log_end_lsn:
+                        self.violations.append(
+                            f"the slot is confirmed up to {row[0]}, the log ended at {self._log_end_lsn}"
+                        )
+
+    def _read_to_the_end(self, consumer: Consumer) -> bool:
+        """What the log held when this began; False when that could not be read."""
+        low_high = consumer.get_watermark_offsets(self._log, _KAFKA_SECONDS)
+        while low_high is not None and self._log.offset < low_high[1] and not self._stop.is_set():
+            for message in consumer.consume(5000, 0.2):
+                if message.error() is None:
+                    self._log.offset = int(message.offset() or 0) + 1
+                    meta = orjson.loads(message.value() or b"")["cdc"]
+                    self._log_end_lsn = max(self._log_end_lsn, meta.get("end_lsn", 0))
+        return low_high is not None and self._log.offset >= low_high[1]
