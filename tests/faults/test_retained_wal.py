@@ -11,7 +11,8 @@ from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import OwnPostgres
 from tests.support.pausing import paused
-from tests.support.pipeline import Pipeline, rows_of, run_sql
+from tests.support.pipeline import rows_of, run_sql
+from tests.support.topic import fatal
 from tests.support.watched import DAEMONS, MEGABYTE
 
 pytestmark = pytest.mark.faults
@@ -73,26 +74,10 @@ def outgrow_slot(server: PostgresServer, dsn: str, slot: str) -> None:
     assert wait_for(more, seconds=60), server.tail_of_log()
 
 
-def stops_for_a_lost_slot(pipeline: Pipeline, *words: str) -> None:
-    """Code 4 with the reason, at once, and the same at every later start; nothing is tried again, nothing made anew."""
-    slot = f"SELECT wal_status FROM pg_replication_slots WHERE slot_name = '{pipeline.group.slot}'"
-    for again in (False, True):
-        before = len(pipeline.log_of("capture").splitlines())
-        if again:
-            pipeline.start_capture()
-        assert pipeline.ends("capture", seconds=60) == 4, pipeline.group.tail_of_logs()
-        said = pipeline.log_of("capture").splitlines()
-        for word in (f"slot {pipeline.group.slot} is lost", "To do: ", *words):
-            assert word in said[-1]
-        if again:
-            assert not any("trying again" in line for line in said[before:])
-    assert rows_of(pipeline.leader, slot) == [("lost",)]
-
-
 SMALL_SLOTS = {"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB", "min_wal_size": "32MB"}
 
 
-def test_a_slot_that_outgrew_its_limit_stops_capture_with_the_reason(
+def test_a_slot_that_is_lost_while_capture_stands_still_ends_it_with_the_reason(
     pipelines: Pipelines, own_postgres: OwnPostgres, postgres_version: int
 ):
     server = own_postgres(settings=SMALL_SLOTS)
@@ -103,23 +88,9 @@ def test_a_slot_that_outgrew_its_limit_stops_capture_with_the_reason(
     with paused(pipeline.group.daemon("capture")):
         pipeline.execute("INSERT INTO t VALUES (2, 'in the WAL that is given up')")
         outgrow_slot(server, pipeline.leader, pipeline.group.slot)
-    stops_for_a_lost_slot(pipeline, "wal_removed", "max_slot_wal_keep_size")
-
-
-def test_a_slot_that_was_idle_for_too_long_stops_capture_with_the_reason(
-    pipelines: Pipelines, own_postgres: OwnPostgres
-):
-    server = own_postgres()
-    pipeline = pipelines.new(TABLE, leader=server).init().bootstrap().start()
-    pipeline.catch_up()
-    assert pipeline.group.stop("capture") == 0
-    run_sql(server.dsn(), "ALTER SYSTEM SET idle_replication_slot_timeout = '1s'", "SELECT pg_reload_conf()")
-    reason = f"SELECT invalidation_reason FROM pg_replication_slots WHERE slot_name = '{pipeline.group.slot}'"
-
-    def invalidated() -> bool:
-        run_sql(server.dsn(), "CHECKPOINT")
-        return rows_of(server.dsn(), reason) == [("idle_timeout",)]
-
-    assert wait_for(invalidated, seconds=60, pause=0.5), server.tail_of_log()
+    lost = (f"slot {pipeline.group.slot} is lost (wal_removed)", "raise max_slot_wal_keep_size")
+    fatal(pipeline, "capture", *lost)
+    tried = pipeline.log_of("capture").count("trying again")
     pipeline.start_capture()
-    stops_for_a_lost_slot(pipeline, "idle_timeout", "idle_replication_slot_timeout")
+    fatal(pipeline, "capture", *lost)
+    assert pipeline.log_of("capture").count("trying again") == tried
