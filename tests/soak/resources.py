@@ -21,6 +21,7 @@ MOST_RESIDENT_BYTES = 400 * _MEGABYTE
 _MORE_RESIDENT_BYTES = 150 * _MEGABYTE
 _MORE_FDS, _MORE_THREADS = 8, 6
 """How much more than before the first fault a daemon may hold at rest."""
+_WARM_UP_RESTS = 3
 _BASELINE_SECONDS = 60.0
 """Sessions whose client is gone end within half a minute, see SESSION_SETTINGS of the connector."""
 
@@ -51,8 +52,8 @@ class Memory:
 
     @property
     def slope_mb_per_hour(self) -> float | None:
-        """Of the line through what was resident at each rest; None when there were fewer than three."""
-        return slope([(held.at, held.rss) for held in self.at_rest])
+        """Of the line through what was resident at each rest once it is warm; None when there were too few."""
+        return slope([(held.at, held.rss) for held in self.at_rest[_WARM_UP_RESTS:]])
 
 
 def slope(points: Sequence[tuple[float, int]]) -> float | None:

@@ -13,6 +13,7 @@ from tests.soak.stage import Stage
 from tests.support.contents import contents, digests
 from tests.support.pipeline import LEADER
 
+_SLOW_SECONDS = 15.0
 _SHOWN_ROWS = 5
 _SHOWN_CHARACTERS = 200
 
@@ -31,6 +32,8 @@ def rest(
     seconds = nemesis.recover()
     if seconds is None:
         return
+    if seconds > _SLOW_SECONDS:
+        findings.note(f"it took {seconds:.1f} s to catch up at rest")
     rows = _compare(stage, findings)
     resources.rest(stop)
     findings.rests += 1
