@@ -85,6 +85,7 @@ def follower_of(folder: Path, seed: int) -> str | None:
     return str(nodes["eu-west"]["dsn"])
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_a_soak_and_everything_that_it_started(tmp_path: Path):
     running = soak(tmp_path, "--minutes", "5", "--seed", "12")
     family = psutil.Process(running.pid)
