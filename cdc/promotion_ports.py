@@ -112,7 +112,11 @@ class PromotionNode(Protocol):
 
     def sequences(self) -> dict[TableId, int]: ...
 
-    def follow(self, position: Position, slot: str) -> None:
+    def release_slot(self, name: str) -> None:
+        """End whoever streams from it."""
+        ...
+
+    def follow(self, position: Position, slot: str) -> int:
         """Be a follower from `position` on: no identity, slot or publication of a leader is left."""
         ...
 

@@ -12,6 +12,7 @@ from cdc.cli.daemons import apply_command, capture_command
 from cdc.cli.demo import demo_command
 from cdc.cli.observe import lag_command, tail_command
 from cdc.cli.promote import leader_command, promote_command
+from cdc.cli.rejoin import rejoin_command
 from cdc.cli.setup import bootstrap_command, init_command
 from cdc.errors import CdcError, ConfigError
 
@@ -36,6 +37,7 @@ for command in (
     tail_command,
     leader_command,
     promote_command,
+    rejoin_command,
 ):
     cli.add_command(command)
 

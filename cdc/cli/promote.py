@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import shlex
-import socket
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cdc.cli import wiring
-from cdc.cli.options import config_option, json_option
+from cdc.cli.options import config_option, json_option, whoami
 from cdc.config import Settings, load
 from cdc.errors import CheckError
 from cdc.services.promote import Hooks, PromoteOptions, Promotion, Situation
@@ -75,7 +73,7 @@ def promote_command(
     if follower is not None:
         settings.dsn_of(follower)
     console = Console(stderr=True, highlight=False)
-    options = PromoteOptions(_who(), leader_is_dead, force, grace)
+    options = PromoteOptions(whoami(), leader_is_dead, force, grace)
     with wiring.promotion(settings, options, _hooks(settings), console.print) as promotion:
         if abort:
             click.echo(promotion.abort(promotion.look(follower, lock=True)))
@@ -95,14 +93,6 @@ def promote_command(
         click.echo(text)
     else:
         _show_report(report)
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _show_plan(promotion: Promotion, situation: Situation, asked: str | None) -> None:

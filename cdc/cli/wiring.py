@@ -13,12 +13,14 @@ from cdc.config import Settings
 from cdc.errors import CdcError, CheckError, LogError
 from cdc.log.tail import LogTail
 from cdc.ports import LeaderProgress
+from cdc.promotion_ports import PromotionNode
 from cdc.services.apply import ApplyService
 from cdc.services.capture import CaptureService, CaptureSettings
 from cdc.services.guardian import slot_warning, topic_warnings
 from cdc.services.initialize import Initializer, InitializeSettings
 from cdc.services.lag import Hop, follower_hop, log_hop, retention_warning
 from cdc.services.promote import Hooks, PromoteOptions, PromoteSettings, Promotion, World
+from cdc.services.rejoin import Rejoin, RejoinSettings
 from cdc.stop import StopToken
 from connectors.kafka.admin import LogAdmin, TopicSettings
 from connectors.kafka.consumer import LogReader
@@ -31,6 +33,7 @@ from connectors.postgres.leader import Leader
 from connectors.postgres.progress import follower_progress, leader_progress
 from connectors.postgres.promotion_node import PostgresNode
 from connectors.postgres.replication import ReplicationStream
+from connectors.postgres.takeover import PostgresTakeover
 from connectors.postgres.target import PostgresTarget
 
 
@@ -112,6 +115,27 @@ def promotion(
             yield running
         finally:
             running.close()
+
+
+def rejoin(
+    settings: Settings, node: str, grace_seconds: float, tell: Callable[[str], None], reader: LogReader
+) -> Rejoin:
+    """What `cdc rejoin` runs."""
+    dsn = settings.dsn_of(node)
+
+    def takeover(leader: str, joining: PromotionNode) -> PostgresTakeover:
+        assert isinstance(joining, PostgresNode)
+        return PostgresTakeover(settings.dsn_of(leader), leader, joining, settings.slot)
+
+    return Rejoin(
+        RejoinSettings(settings.group, settings.topic, settings.slot, node, _deep(settings), grace_seconds),
+        lambda: PostgresNode(dsn, node, settings.group, settings.topic),
+        lambda: Leader(dsn, "cdc rejoin", node),
+        lambda: ReplicationStream(dsn, "cdc rejoin", node),
+        reader,
+        takeover,
+        tell,
+    )
 
 
 def _system(settings: Settings, name: str) -> SystemFacts:

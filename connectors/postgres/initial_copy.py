@@ -21,6 +21,7 @@ from connectors.postgres.programs import ClientPrograms
 from connectors.postgres.progress import timestamp
 from connectors.postgres.read_only import BOOKKEEPING, make_read_only
 from connectors.postgres.replication import ReplicationStream
+from connectors.postgres.snapshot import request_descriptions, take_snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -132,7 +133,7 @@ class PostgresInitialCopy:
 
     def request_descriptions(self) -> None:
         with translated(self._leader_name):
-            self._source.execute("SELECT pg_logical_emit_message(true, 'cdc.describe', '')")
+            request_descriptions(self._source)
 
     def open_snapshot(self) -> Lsn:
         self._replication = ReplicationStream(
@@ -140,13 +141,11 @@ class PostgresInitialCopy:
         )
         with translated(self._leader_name):
             backend = self._source.info.backend_pid
-            slot = f"{self._publication}_copy_{backend}"[:63]
-            point, self._snapshot = self._replication.create_temporary_slot_with_snapshot(slot)
-            self._source.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            self._source.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._snapshot)))
+            slot = f"{self._publication}_copy_{backend}"
+            point, self._snapshot = take_snapshot(self._replication, self._source, slot)
             rows = self._source.execute(_PUBLISHED, (self._publication,)).fetchall()
         self._tables = [TableToCopy(TableId(schema, name), count, size) for schema, name, count, size in rows]
-        return Lsn(point)
+        return point
 
     def copy_schema_before_data(self) -> None:
         common = (f"--snapshot={self._snapshot}", "--schema-only", "--exclude-schema=cdc", "--no-publications",

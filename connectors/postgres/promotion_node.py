@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -165,10 +165,12 @@ class PostgresNode:
             found = sequences.sequences(self._conn)
         return {sequence.name: sequence.last_value for sequence in found if sequence.last_value is not None}
 
-    def follow(self, position: Position, slot: str) -> None:
+    def follow(self, position: Position, slot: str, repair: Callable[[psycopg.Connection], int] = lambda _: 0) -> int:
+        """`repair` runs in the same transaction, which then says what it says."""
         with translated(self.name):
             tables = self.published(slot)
             with self._conn.transaction():
+                rows = repair(self._conn)
                 self._prepare_bookkeeping()
                 self._conn.execute(
                     "INSERT INTO cdc.position (log, epoch, commit_lsn, end_lsn, committed_at, next_offset, leader) "
@@ -189,6 +191,7 @@ class PostgresNode:
                 self._conn.execute("DELETE FROM cdc.fence WHERE log = %s", (self._log,))
             self._drop_slot(slot)
             self._conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(slot)))
+        return rows
 
     def _prepare_bookkeeping(self) -> None:
         self._conn.execute(resources.files("connectors.postgres").joinpath("sql/follower.sql").read_text("utf-8"))
@@ -222,16 +225,20 @@ class PostgresNode:
             raise CheckError(f"slot {name} was made and is gone", "repeat the command", self.name)
         return made.confirmed_flush_lsn
 
+    def release_slot(self, name: str) -> None:
+        with translated(self.name):
+            self._conn.execute(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots "
+                "WHERE slot_name = %s AND active_pid IS NOT NULL",
+                (name,),
+            )
+
     def _drop_slot(self, name: str) -> None:
         """With whoever streams from it, who has no business there any more."""
         deadline = time.monotonic() + _RELEASE_SECONDS
         while True:
+            self.release_slot(name)
             with translated(self.name):
-                self._conn.execute(
-                    "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots "
-                    "WHERE slot_name = %s AND active_pid IS NOT NULL",
-                    (name,),
-                )
                 try:
                     self._conn.execute(
                         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",

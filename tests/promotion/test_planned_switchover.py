@@ -6,7 +6,7 @@ import json
 
 from tests.fixtures.pipeline import Pipelines
 from tests.support.bank import BANK
-from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER, Pipeline, rows_of
+from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER, rows_of
 from tests.support.promotion import Clients, in_epoch, promote
 
 
