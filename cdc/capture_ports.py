@@ -143,8 +143,8 @@ class ChangeStream(Protocol):
         """CopyData payloads in order, without waiting for more once there are some; empty after `timeout`."""
         ...
 
-    def send_status(self, written: int, flushed: int, applied: int) -> None:
-        """Tell the server how far we are; zero tells it nothing. Does not wait for the server."""
+    def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:
+        """Tell the server how far we are; zero tells it nothing. `ask` for an answer. Does not wait for the server."""
         ...
 
     def close(self) -> None: ...

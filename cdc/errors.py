@@ -3,6 +3,7 @@
     CdcError                     exit code 1 unless a subclass says otherwise
     |-- ConfigError         2    usage or configuration: nothing was started
     |-- CheckError          3    a requirement is not met: nothing was changed
+    |   `-- RefusedError         a server does not let us in; a daemon that was in before waits to be let in again
     |-- TerminalError       4    replication must not go on until somebody acts
     |   |-- SlotError            the slot is missing, lost, in use, or not the one we know
     |   |-- PublicationError     what is published is not what cdc init left there
@@ -47,6 +48,10 @@ class CheckError(CdcError):
     """A requirement is not met; nothing was created or changed."""
 
     exit_code = 3
+
+
+class RefusedError(CheckError):
+    """A server refuses login or permission. At a start that is an error; later, credentials are being changed."""
 
 
 class TerminalError(CdcError):

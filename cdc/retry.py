@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from cdc.errors import BlockedError, RetryableError
+from cdc.errors import BlockedError, RefusedError, RetryableError
 from cdc.stop import StopToken
 
 log = structlog.get_logger(__name__)
@@ -38,17 +38,27 @@ class Backoff:
 def run_with_retries(run: Callable[[Callable[[], None]], None], stop: StopToken, name: str) -> None:
     """Call `run` until it returns or `stop` is set; a RetryableError leads to a wait and another call.
 
-    `run` gets a function to call once it makes progress again, which resets the backoff. Every other
-    error passes through.
+    `run` gets a function to call once it makes progress again, which resets the backoff. So does a RefusedError
+    after the first progress: credentials that were good are being changed, and whoever changes them must not have
+    to start every daemon again. Every other error passes through.
     """
     backoff = Backoff()
+    worked = False
+
+    def progressed() -> None:
+        nonlocal worked
+        worked = True
+        backoff.reset()
+
     while not stop.is_set():
         try:
-            run(backoff.reset)
+            run(progressed)
             return
-        except RetryableError as error:
+        except (RetryableError, RefusedError) as error:
+            if isinstance(error, RefusedError) and not worked:
+                raise
             wait = backoff.next_wait()
-            blocked = isinstance(error, BlockedError)
+            blocked = isinstance(error, BlockedError | RefusedError)
             tell = log.error if blocked else log.warning
             tell(
                 "blocked until somebody acts" if blocked else "interrupted, trying again",

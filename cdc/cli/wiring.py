@@ -27,7 +27,7 @@ from connectors.kafka.consumer import LogReader
 from connectors.kafka.producer import LogProducer
 from connectors.kafka.settings import Settings as ClientSettings
 from connectors.kafka.settings import common_settings
-from connectors.postgres.connection import connect
+from connectors.postgres.connection import ANSWER_SECONDS, connect
 from connectors.postgres.initial_copy import PostgresInitialCopy
 from connectors.postgres.leader import Leader
 from connectors.postgres.progress import follower_progress, leader_progress
@@ -35,6 +35,9 @@ from connectors.postgres.promotion_node import PostgresNode
 from connectors.postgres.replication import ReplicationStream
 from connectors.postgres.takeover import PostgresTakeover
 from connectors.postgres.target import PostgresTarget
+
+_LAG_SECONDS = 5.0
+"""Whoever asks for lag waits for no server longer than this."""
 
 
 def _client(settings: Settings, role: str) -> ClientSettings:
@@ -175,7 +178,7 @@ def capture_service(settings: Settings, node: str | None) -> CaptureService:
             settings.capture.heartbeat_seconds,
             settings.capture.max_in_flight_bytes,
         ),
-        lambda name: Leader(settings.dsn_of(name), "cdc capture", name),
+        lambda name: Leader(settings.dsn_of(name), "cdc capture", name, ANSWER_SECONDS),
         lambda name: ReplicationStream(settings.dsn_of(name), "cdc capture", name),
         _topic(settings, client),
         lambda: LogReader(client, settings.topic),
@@ -237,7 +240,7 @@ def lag_report(settings: Settings) -> LagReport:
     node = leader_of(settings, tail)
     leader, problem = None, None
     try:
-        with connect(settings.dsn_of(node), "cdc lag", node) as connection:
+        with connect(settings.dsn_of(node), "cdc lag", node, answer_seconds=_LAG_SECONDS) as connection:
             leader = leader_progress(connection, settings.slot, node)
     except CdcError as error:
         problem = str(error)
@@ -246,7 +249,7 @@ def lag_report(settings: Settings) -> LagReport:
         if name == node:
             continue
         try:
-            with connect(settings.dsn_of(name), "cdc lag", name) as connection:
+            with connect(settings.dsn_of(name), "cdc lag", name, answer_seconds=_LAG_SECONDS) as connection:
                 position = follower_progress(connection, settings.topic, name)
             now_us = leader.now_us if leader else tail.committed_at_us
             followers.append(follower_hop(name, position, tail, now_us))

@@ -41,6 +41,8 @@ class Group:
         self._folder = folder
         self.config = folder / "cdc.toml"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment: dict[str, dict[str, str]] = {}
+        """What each daemon gets from its next start on, besides ours."""
         lines = [f'group = "{name}"', f'leader = "{leader}"', "[kafka]", f'bootstrap_servers = "{bootstrap_servers}"']
         lines += [f"{key} = {_toml(value)}" for key, value in (kafka or {}).items()]
         for node, dsn in nodes.items():
@@ -66,6 +68,7 @@ class Group:
         name = " ".join(arguments)
         command = [arguments[0], "--follower", arguments[1]] if len(arguments) > 1 else list(arguments)
         environment = self._environment()
+        environment.update(self.environment.get(name, {}))
         if failpoint:
             environment["CDC_FAILPOINT"] = failpoint
         self._daemons[name] = start_child(

@@ -12,6 +12,9 @@ from cdc.events.position import Position
 from cdc.events.table import TableId, TableSchema
 from cdc.protocol.lsn import Lsn
 
+FORMAT = 1
+"""The newest format of records that this version reads. A record of a newer one says so in `cdc.format`."""
+
 _REMEDY = "find out who writes to the topic; nothing after this record is applied"
 
 
@@ -25,15 +28,28 @@ class Truncation:
 
 
 def parse(value: bytes | None, offset: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The event and its `cdc` object. Raises LogError when it is no event of ours."""
+    """The event and its `cdc` object. Raises LogError when it is no event of ours, or of a newer version's."""
     try:
         event = orjson.loads(value or b"")
         meta = event["cdc"]
         if type(meta) is dict:
+            if "format" in meta:
+                _check_format(meta["format"], offset)
             return event, meta
     except (orjson.JSONDecodeError, KeyError, TypeError):
         pass
     raise foreign(offset, "it is not an event of this log")
+
+
+def _check_format(number: object, offset: int) -> None:
+    if type(number) is not int:
+        raise foreign(offset, "its format is not a number")
+    if number > FORMAT:
+        raise LogError(
+            f"the record has format {number}, written by a newer version; this one reads up to {FORMAT}",
+            "install the version that wrote it; nothing from this record on is read",
+            f"log offset {offset}",
+        )
 
 
 def foreign(offset: int, reason: str) -> LogError:

@@ -55,6 +55,13 @@ _FLUSH_SECONDS = 8.0
 """Of the 10 s that a daemon has to end."""
 _LOST_FLUSH_SECONDS = 2.0
 _STUCK_SECONDS = 5.0
+_ASK_SECONDS = 10.0
+"""Of silence, after which the server is asked for an answer."""
+_SILENT_SECONDS = 20.0
+"""Of silence, after which the connection is given up when heartbeats fail as well."""
+_LOST_SECONDS = 300.0
+"""Of silence, after which it is given up in any case. Decoding a large transaction that has nothing to publish may take
+long: while it does, the server answers twice in its wal_sender_timeout at least, if that is not 0."""
 _SLOT_GRACE_SECONDS = 5.0
 _SLOT_RETRY_SECONDS = 0.2
 """A walsender that lost its client holds the slot until it notices."""
@@ -296,6 +303,8 @@ class CaptureSession:
         self._delivered_at = time.monotonic()
         self._deliveries = 0
         self._stuck = False
+        self._heard_at = time.monotonic()
+        self._silent = False
 
     def run(self, stop: StopToken) -> None:
         """Until `stop`; then what was published is waited for and confirmed."""
@@ -315,11 +324,13 @@ class CaptureSession:
             self._pump()
         else:
             self._writer.poll(_PRESSURE_POLL_SECONDS)
+            self._heard_at = time.monotonic()  # nobody listened
         self._writer.poll(0)
         self._confirm()
         self._mark_when_due()
         self._tell_when_due()
         self._watch_delivery()
+        self._watch_leader()
 
     def _pump(self) -> None:
         """Read what has arrived and publish what is ready."""
@@ -327,6 +338,7 @@ class CaptureSession:
         frames = self._stream.read(_READ_BYTES, _BUSY_READ_SECONDS if busy else _IDLE_READ_SECONDS)
         if not frames:
             return
+        self._heard_at = time.monotonic()
         before = self._assembler.complete_lsn
         records = self._assembler.feed(frames)
         if records:
@@ -367,7 +379,8 @@ class CaptureSession:
 
     def _tell(self) -> None:
         confirmed = self._confirmed_lsn
-        self._stream.send_status(max(confirmed, self._assembler.received_lsn), confirmed, confirmed)
+        ask = time.monotonic() - self._heard_at > _ASK_SECONDS
+        self._stream.send_status(max(confirmed, self._assembler.received_lsn), confirmed, confirmed, ask)
         self._assembler.reply_requested = False
         self._told_lsn, self._told_at = confirmed, time.monotonic()
 
@@ -389,6 +402,23 @@ class CaptureSession:
                 f"neither the leader nor kafka has answered for {_STUCK_SECONDS:.0f} s",
                 "see that the brokers run",
                 f"topic {self._settings.topic}",
+            )
+
+    def _watch_leader(self) -> None:
+        """An idle leader still answers when it is asked; one that is dead or cut off may leave no other sign."""
+        silence = time.monotonic() - self._heard_at
+        if (silence > _SILENT_SECONDS) != self._silent:
+            self._silent = not self._silent
+            if self._silent:
+                log.warning("the leader does not answer", slot=self._settings.slot, seconds=_SILENT_SECONDS)
+            else:
+                log.info("the leader answers again", slot=self._settings.slot)
+        beats = self._heartbeat.silence < _SILENT_SECONDS + self._settings.heartbeat_seconds
+        if silence > _LOST_SECONDS or (self._silent and not beats):
+            raise RetryableError(
+                f"the leader has not answered for {silence:.0f} s",
+                "see that it runs and can be reached",
+                f"slot {self._settings.slot}",
             )
 
     def _say_stuck(self, stuck: bool) -> None:

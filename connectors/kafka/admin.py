@@ -117,6 +117,9 @@ class LogAdmin:
                 "cleanup.policy": "delete",
                 "compression.type": "producer",
                 "retention.ms": str(settings.retention_ms),
+                # By the brokers' clock: a leader's or capture's that is wrong would shorten the retention, and the
+                # brokers refuse times that lie an hour ahead of theirs.
+                "message.timestamp.type": "LogAppendTime",
                 "retention.bytes": "-1",
                 "min.insync.replicas": str(settings.min_insync_replicas),
                 "max.message.bytes": str(settings.max_message_bytes),

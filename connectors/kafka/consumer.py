@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
+import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from cdc.errors import LogError, RetryableError
@@ -20,6 +21,8 @@ from cdc.promotion_ports import EpochStart
 from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, translate
 from connectors.kafka.settings import QUIET, consumer_settings
 
+log = structlog.get_logger(__name__)
+
 PARTITION = 0
 _REQUEST_SECONDS = 5.0
 _TAIL_SECONDS = 120.0
@@ -28,6 +31,8 @@ _TAIL_FIRST_STEP = 500
 _TAIL_STEP_GROWTH = 4
 _PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._PARTITION_EOF)
 """Reported in passing while the client goes on by itself."""
+_SILENT_SECONDS = 10.0
+"""Without a record, after which the broker is asked whether there are any. Heartbeats come far more often."""
 
 
 class LogReader:
@@ -43,6 +48,8 @@ class LogReader:
         except KafkaException as error:
             raise translate(error, self._where) from error
         self._client_error: KafkaError | None = None
+        self._heard_at = time.monotonic()
+        self._due_offset: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +60,7 @@ class LogReader:
     def seek(self, offset: int) -> None:
         """The next `consume` begins at `offset`. Checked against the topic when the records are fetched."""
         self._offset = offset
+        self._heard_at, self._due_offset = time.monotonic(), None
         self._consumer.assign([TopicPartition(self._topic, PARTITION, offset)])
 
     def seek_to_beginning(self) -> None:
@@ -72,12 +80,14 @@ class LogReader:
                 messages += self._consumer.consume(limit - 1, 0)
         if not messages:
             self._raise_client_error()
+            self._watch_silence()
             return messages
         records = [message for message in messages if message.error() is None]
         if len(records) < len(messages):
             self._check_errors(messages)
         if records:
-            self._client_error = None
+            self._client_error = self._due_offset = None
+            self._heard_at = time.monotonic()
             self._offset = int(records[-1].offset() or 0) + 1
         return records
 
@@ -86,6 +96,8 @@ class LogReader:
         try:
             low_high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, PARTITION), _REQUEST_SECONDS)
         except KafkaException as error:
+            if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
+                self._check_topic()
             raise translate(error, self._where) from error
         if low_high is None:
             raise RetryableError("the offsets of the log are not known in time", where=self._where)
@@ -172,6 +184,16 @@ class LogReader:
         """Does not wait for the brokers."""
         self._consumer.close()
 
+    def _watch_silence(self) -> None:
+        """The client waits for ever for an answer that is lost on the way, and says nothing."""
+        if time.monotonic() - self._heard_at < _SILENT_SECONDS:
+            return
+        if self._due_offset is not None and self._offset <= self._due_offset:
+            raise RetryableError("records are in the log and do not arrive", where=self._where)
+        _, high = self.watermarks()
+        self._due_offset = high - 1 if high > self._offset else None
+        self._heard_at = time.monotonic()
+
     def _range(self, start: int, end: int, deadline: float, on_wait: Callable[[], None]) -> Iterator[Message]:
         self.seek(start)
         position = start
@@ -197,6 +219,18 @@ class LogReader:
                 raise self._out_of_range()
             raise translate(error, self._where)
 
+    def _check_topic(self) -> None:
+        """The client calls a partition unknown when it has lost its broker, too: that passes. Only a broker knows.
+
+        Raises RetryableError unless a broker says that there is no such topic.
+        """
+        try:
+            topic = self._consumer.list_topics(self._topic, timeout=_REQUEST_SECONDS).topics[self._topic]
+        except KafkaException as error:
+            raise translate(error, self._where) from error
+        if topic.error is None or topic.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise RetryableError("the broker that leads the log is not known", "see that it runs", self._where)
+
     def _out_of_range(self) -> LogError:
         low, high = self.watermarks()
         if self._offset > high:
@@ -217,7 +251,10 @@ class LogReader:
 
     def _raise_client_error(self) -> None:
         error, self._client_error = self._client_error, None
-        if error is not None:
+        if error is not None and error.code() == KafkaError._ALL_BROKERS_DOWN:
+            # One lost connection is enough for it, and the client connects anew by itself: `_watch_silence` decides.
+            log.warning("no broker can be reached, trying again", topic=self._topic, error=error.str())
+        elif error is not None:
             raise translate(error, self._where)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException
 
-from cdc.errors import CdcError, CheckError, ConfigError, LogError, RetryableError
+from cdc.errors import CdcError, CheckError, ConfigError, LogError, RefusedError, RetryableError
 
 _UNKNOWN_TOPIC = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -45,7 +45,7 @@ def translate(error: KafkaError | KafkaException, where: str) -> CdcError:
             where,
         )
     if code in _REFUSED:
-        return CheckError(
+        return RefusedError(
             f"refused by the broker: {text}",
             "grant the client what it needs, or correct the kafka security settings",
             where,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from psycopg import conninfo
@@ -35,6 +37,50 @@ SESSION_SETTINGS = {
 DateStyle and its kin). A follower's database is read-only by default; our sessions say otherwise."""
 
 CONNECT_TIMEOUT_SECONDS = 5
+ANSWER_SECONDS = 20.0
+"""How long a daemon waits for an answer that should come at once."""
+
+
+class WatchedConnection(psycopg.Connection[Any]):
+    """Notices a server, or a network, that keeps the connection and says nothing.
+
+    TCP does not notice when a proxy or a load balancer stands in between: that one answers the keepalives.
+    `on_silence` is called each time that a call has waited for `silence_seconds` more in which no byte could be read
+    or written, with the seconds since the last one. What it raises ends the call and the connection.
+    """
+
+    on_silence: Callable[[float], None] | None = None
+    silence_seconds = 10.0
+
+    def wait(self, gen: Generator[Any, Any, Any], *arguments: Any, **options: Any) -> Any:
+        watched = gen if self.on_silence is None else self._watch(gen, self.on_silence)
+        return super().wait(watched, *arguments, **options)
+
+    def _watch(self, gen: Generator[Any, Any, Any], on_silence: Callable[[float], None]) -> Generator[Any, Any, Any]:
+        """Stands between psycopg, which says every 0.1 s that nothing is ready, and its own work."""
+        moved = told = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                now = time.monotonic()
+                if ready:
+                    moved = told = now
+                elif now - told >= self.silence_seconds:
+                    told = now
+                    try:
+                        on_silence(now - moved)
+                    except BaseException:
+                        self.close()
+                        raise
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+
+
+def no_answer(seconds: float) -> None:
+    """For `on_silence`: enough is enough."""
+    raise psycopg.OperationalError(f"the server has not answered for {seconds:.0f} s")
 
 
 def conninfo_for(dsn: str, application_name: str, **extra: str) -> str:
@@ -65,17 +111,26 @@ def translated(where: str) -> Iterator[None]:
         raise translate(error, where) from error
 
 
-def connect(dsn: str, application_name: str, where: str, *, autocommit: bool = True) -> psycopg.Connection:
-    """A connection with the pinned settings. Raises CheckError (refused) or RetryableError (not there)."""
+def connect(
+    dsn: str, application_name: str, where: str, *, autocommit: bool = True, answer_seconds: float | None = None
+) -> WatchedConnection:
+    """A connection with the pinned settings. Raises CheckError (refused) or RetryableError (not there).
+
+    A call that waits for an answer longer than `answer_seconds` fails, and the connection with it.
+    """
     with translated(where):
-        connection = open_connection(dsn, application_name)
+        connection = open_connection(dsn, application_name, answer_seconds)
         connection.autocommit = autocommit
         return connection
 
 
-def open_connection(dsn: str, application_name: str, **extra: str) -> psycopg.Connection:
+def open_connection(
+    dsn: str, application_name: str, answer_seconds: float | None = None, **extra: str
+) -> WatchedConnection:
     """Like `connect`, with autocommit, parameters of libpq besides, and errors as psycopg raises them."""
-    connection = psycopg.connect(conninfo_for(dsn, application_name, **extra), autocommit=True)
+    connection = WatchedConnection.connect(conninfo_for(dsn, application_name, **extra), autocommit=True)
+    if answer_seconds is not None:
+        connection.silence_seconds, connection.on_silence = answer_seconds, no_answer
     if connection.info.server_version >= 170000:
         # An older server refuses a connection that asks for it. A walsender lives under it too: it sends a large
         # transaction from inside one of its own.

@@ -10,17 +10,25 @@ from __future__ import annotations
 import psycopg
 from psycopg import errors as pg
 
-from cdc.errors import CdcError, CheckError, FencedError, RetryableError, SlotError, TerminalError
+from cdc.errors import (
+    BlockedError,
+    CdcError,
+    CheckError,
+    FencedError,
+    RefusedError,
+    RetryableError,
+    SlotError,
+    TerminalError,
+)
 
 _RETRY_CLASSES = ("08", "40", "53", "57", "58")
 """Connection, rollback (serialization, deadlock), resources, operator intervention, system."""
 _RETRY_CODES = (
     "55P03",  # lock_not_available
-    "25006",  # read_only_sql_transaction: a target in recovery, or not yet opened for the applier
     "25P03",  # idle_in_transaction_session_timeout
     "25P04",  # transaction_timeout
 )
-_AUTHORIZATION = ("28000", "28P01", "3D000", "42501")
+_LOGIN_REMEDY = "correct user or password: ~/.pgpass is read at each try, the dsn when the process starts"
 
 
 def translate(error: psycopg.Error, where: str) -> CdcError:
@@ -29,18 +37,22 @@ def translate(error: psycopg.Error, where: str) -> CdcError:
     if state is None:
         return _without_sqlstate(error, where)
     if state in ("28000", "28P01"):
-        return CheckError(
-            f"login refused ({state})", "correct user or password in the dsn, ~/.pgpass or pg_hba.conf", where
-        )
+        return RefusedError(f"login refused ({state})", _LOGIN_REMEDY, where)
     if state == "3D000":
         return CheckError("the database does not exist (3D000)", "create it, or correct the dsn", where)
     if state == "42501":
-        return CheckError(
+        return RefusedError(
             f"not permitted (42501): {_first_line(error)}", "grant the role of the dsn what the line names", where
         )
     if state == "55006":
         return FencedError(
             f"in use by another process (55006): {_first_line(error)}", "stop the other one, or let it work", where
+        )
+    if state == "53100":
+        return BlockedError("the disk is full (53100)", "free space there", where)
+    if state == "25006":
+        return RetryableError(
+            "the server is read-only (25006): in recovery, or its dsn leads to a standby", "promote it, or wait", where
         )
     if state[:2] in _RETRY_CLASSES or state in _RETRY_CODES:
         return RetryableError(f"{condition(error)} ({state})", where=where)
@@ -92,13 +104,15 @@ def _without_sqlstate(error: psycopg.Error, where: str) -> CdcError:
     text = _first_line(error)
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         if "password authentication failed" in text or "no password supplied" in text:
-            return CheckError("login refused", "correct user or password in the dsn or ~/.pgpass", where)
+            return RefusedError("login refused", _LOGIN_REMEDY, where)
         if "does not exist" in text and "database" in text:
             return CheckError("the database does not exist", "create it, or correct the dsn", where)
         if "does not exist" in text and "role" in text:
-            return CheckError("login refused: no such role", "create the role, or correct the dsn", where)
+            return RefusedError("login refused: no such role", "create the role, or correct the dsn", where)
+        if "not permitted to log in" in text:
+            return RefusedError("login refused: the role may not log in", "ALTER ROLE it LOGIN", where)
         if "no pg_hba.conf entry" in text:
-            return CheckError("login refused by pg_hba.conf", "add an entry for this host, user and database", where)
+            return RefusedError("login refused by pg_hba.conf", "add an entry for this host, user and database", where)
         return RetryableError(f"no connection: {text}", "start the server or correct the dsn", where)
     return TerminalError(f"{type(error).__name__}: {text}", "report it as a bug", where)
 

@@ -37,12 +37,13 @@ _LAST_BUILT_IN_OID = 16383
 class Leader:
     """One SQL connection to the leader. Not thread-safe; `close` it, or leave the `with`."""
 
-    def __init__(self, dsn: str, application_name: str, where: str) -> None:
-        """Connects. Raises CheckError when the server refuses us, RetryableError when it is not there."""
+    def __init__(self, dsn: str, application_name: str, where: str, answer_seconds: float | None = None) -> None:
+        """Connects. Raises CheckError when the server refuses us, RetryableError when it is not there, and
+        whenever it does not answer in `answer_seconds`."""
         self._dsn = dsn
         self._application_name = application_name
         self._where = where
-        self._conn = connect(dsn, application_name, where)
+        self._conn = connect(dsn, application_name, where, answer_seconds=answer_seconds)
 
     def __enter__(self) -> Self:
         return self

@@ -23,10 +23,9 @@ from cdc.capture_ports import SystemFacts
 from cdc.errors import CdcError, RetryableError, SlotError
 from cdc.protocol.frames import StandbyStatusUpdate
 from cdc.protocol.lsn import Lsn
-from connectors.postgres.connection import open_connection
+from connectors.postgres.connection import ANSWER_SECONDS, open_connection
 from connectors.postgres.errors import slot_error, translate
 
-_COMMAND_SECONDS = 60.0
 _SLOT_SECONDS = 300.0
 """A slot waits for the transactions that are running."""
 _MAX_FRAMES = 4000
@@ -41,7 +40,7 @@ class ReplicationStream:
         self._where = where
         self._slot = self._publication = ""
         try:
-            self._connection = open_connection(dsn, application_name, replication="database")
+            self._connection = open_connection(dsn, application_name, ANSWER_SECONDS, replication="database")
         except psycopg.Error as error:
             raise translate(error, where) from error
         self._conn = self._connection.pgconn
@@ -57,7 +56,7 @@ class ReplicationStream:
 
     def identify(self) -> SystemFacts:
         """Which cluster this is, on which timeline, and how far its WAL is flushed."""
-        row = self._row(sql.SQL("IDENTIFY_SYSTEM"), _COMMAND_SECONDS)
+        row = self._row(sql.SQL("IDENTIFY_SYSTEM"), ANSWER_SECONDS)
         return SystemFacts(row[0], int(row[1]), Lsn.parse(row[2]))
 
     def start(self, slot: str, publication: str, start_lsn: int) -> None:
@@ -74,7 +73,7 @@ class ReplicationStream:
             lsn=sql.SQL(str(Lsn(start_lsn))),
             publications=sql.Literal(sql.Identifier(publication).as_string(None)),
         )
-        result = self._run(command, _COMMAND_SECONDS)
+        result = self._run(command, ANSWER_SECONDS)
         if result.status != ExecStatus.COPY_BOTH:
             raise self._error(result)
         self._conn.nonblocking = 1
@@ -107,12 +106,12 @@ class ReplicationStream:
             raise self._translate(error) from error
         return frames
 
-    def send_status(self, written: int, flushed: int, applied: int) -> None:
-        """Tell the server how far we are; a zero says nothing. `flushed` moves the slot.
+    def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:
+        """Tell the server how far we are; a zero says nothing. `flushed` moves the slot. `ask` for an answer.
 
         Does not wait: what the socket does not take now leaves with the next call.
         """
-        status = StandbyStatusUpdate(written, flushed, applied, time.time_ns() // 1000)
+        status = StandbyStatusUpdate(written, flushed, applied, time.time_ns() // 1000, ask)
         try:
             self._conn.put_copy_data(status.encode())
             self._conn.flush()
@@ -196,6 +195,8 @@ class ReplicationStream:
         self.close()
         return RetryableError(
             f"the server did not answer in {timeout:.0f} s",
-            "end transactions that stay open: a new slot waits for them",
+            "end transactions that stay open: a new slot waits for them"
+            if timeout == _SLOT_SECONDS
+            else "see that it runs and can be reached",
             self._where,
         )

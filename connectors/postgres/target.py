@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 import psycopg
+import structlog
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
@@ -28,7 +29,7 @@ from cdc.log.records import Truncation
 from cdc.ports import TablePlan
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.catalog import TableFacts, column_definition, table_facts
-from connectors.postgres.connection import connect, translated
+from connectors.postgres.connection import WatchedConnection, connect, open_connection, translated
 from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
 from connectors.postgres.progress import follower_progress, leads, timestamp
@@ -51,6 +52,18 @@ _CANCEL_SECONDS = 2.0
 _LOCK_PATIENCE_SECONDS = 10.0
 """A predecessor that was killed leaves its backend behind until the server notices."""
 
+_LOOK_SECONDS = 5.0
+_LOOK = """
+SELECT a.wait_event_type = 'Client',
+       (SELECT string_agg(format('%%s (pid %%s%%s)', coalesce(nullif(b.application_name, ''), 'a session'),
+                                 b.pid, ', in a transaction since ' || b.xact_start::timestamptz(0)), ', ')
+        FROM pg_stat_activity b WHERE b.pid = ANY (pg_blocking_pids(a.pid)))
+FROM pg_stat_activity a WHERE a.pid = %(pid)s AND a.application_name = %(name)s
+"""
+"""Whether our backend waits for us while we wait for it, and who holds what it waits for."""
+
+log = structlog.get_logger(__name__)
+
 
 class PostgresTarget:
     """Implements `cdc.ports.Target`. `log_name` is the topic whose position the follower keeps; `wait`
@@ -61,7 +74,8 @@ class PostgresTarget:
         self._node = node
         self._log = log_name
         self._wait = wait
-        self._connection: psycopg.Connection | None = None
+        self._connection: WatchedConnection | None = None
+        self._doubts = 0
         self._position: Position | None = None
         self._last_backend = 0
         self._tables: dict[str, TableStatements] = {}
@@ -73,6 +87,7 @@ class PostgresTarget:
     def open(self) -> Position | None:
         self.close()
         self._connection = connect(self._dsn, f"cdc apply {self._node}", self._node, autocommit=True)
+        self._connection.on_silence, self._doubts = self._look_after, 0
         with translated(self._node):
             if leads(self._connection, self._log, self._node):
                 return None
@@ -104,8 +119,42 @@ class PostgresTarget:
             with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)
 
+    def _look_after(self, seconds: float) -> None:
+        """The server has been silent for `seconds`: whether it works for us or waits for a lock, ask it elsewhere.
+
+        Raises psycopg.OperationalError when the connection is of no use any more.
+        """
+        if seconds < 2 * self._conn.silence_seconds:
+            self._doubts = 0
+        facts = {"node": self._node, "seconds": round(seconds)}
+        pid = self._conn.info.backend_pid
+        try:
+            with open_connection(self._dsn, f"cdc watch {self._node}", _LOOK_SECONDS) as connection:
+                row = connection.execute(_LOOK, {"pid": pid, "name": f"cdc apply {self._node}"}).fetchone()
+        except psycopg.Error as error:
+            if "FATAL" in str(error):  # it answers; why it takes no other connection is not our concern here
+                return
+            self._doubt("the follower does not answer", seconds)
+            return
+        if row is None:
+            raise psycopg.OperationalError("the server has ended the session")
+        waits_for_us, blockers = row
+        if waits_for_us:
+            self._doubt("what was sent to the follower does not arrive", seconds)
+            return
+        self._doubts = 0
+        if blockers:
+            log.warning("waits for a lock on the follower", held_by=blockers, **facts)
+
+    def _doubt(self, what: str, seconds: float) -> None:
+        """Once may be chance."""
+        log.warning(what, node=self._node, seconds=round(seconds))
+        self._doubts += 1
+        if self._doubts > 1:
+            raise psycopg.OperationalError(f"{what} for {seconds:.0f} s")
+
     @property
-    def _conn(self) -> psycopg.Connection:
+    def _conn(self) -> WatchedConnection:
         if self._connection is None:
             raise RetryableError("not connected", where=self._node)
         return self._connection

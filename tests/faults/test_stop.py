@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from cdc.local import KafkaServer, PostgresServer
 from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import durable_kafka
-from tests.support.bank import BANK, Bank
+from tests.support.bank import BANK, Bank, BankWatch, a_moment
 from tests.support.log import names, read_log, whole
 from tests.support.pipeline import FOLLOWER, Pipeline
 
@@ -200,3 +201,39 @@ def test_daemons_that_start_while_a_server_hangs(
         assert wait_for(lambda: all(process.net_connections("tcp") for process in processes), seconds=20)
         stop_all(pipeline, *concerned)
     goes_on(pipeline)
+
+
+def check_random_stops(pipeline: Pipeline, kafka: KafkaServer, count: int) -> None:
+    """Each of the daemons `count` times, at any moment of its life once it works."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    published = len(numbered(pipeline, kafka))
+    with BankWatch(pipeline.followers[FOLLOWER]) as watch, Bank(pipeline.leader) as bank:
+        for _ in range(count):
+            bank.transacts(1)
+            a_moment(chance, 0.3)
+            stop_all(pipeline, *chance.choice([("capture",), (APPLY,), DAEMONS]))
+            start_all(pipeline)
+        bank.transacts(20)
+        bank.stop()
+        pipeline.catch_up()
+        watch.check()
+    goes_on(pipeline)
+    names_of_all = numbered(pipeline, kafka)
+    twice = len(names_of_all) - len(set(names_of_all))
+    assert twice == 0, f"{twice} of {len(names_of_all) - published} events were published again"
+
+
+def numbered(pipeline: Pipeline, kafka: KafkaServer) -> list[tuple[int, int]]:
+    return names(list(whole(read_log(kafka.bootstrap_servers, pipeline.group.topic))))
+
+
+def test_at_random_moments(pipeline: Pipeline, mortal_kafka: KafkaServer):
+    check_random_stops(pipeline, mortal_kafka, 8)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_at_500_random_moments(pipeline: Pipeline, mortal_kafka: KafkaServer):
+    check_random_stops(pipeline, mortal_kafka, 500)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 import psycopg
 import pytest
 from psycopg import sql
@@ -107,6 +108,10 @@ class Pipeline:
 
     def running(self, name: str) -> bool:
         return self.group.daemon(name).poll() is None
+
+    def process(self, name: str) -> psutil.Process:
+        """A daemon that runs, to be measured and limited."""
+        return psutil.Process(self.group.daemon(name).pid)
 
     def all_run(self) -> bool:
         """Whether no daemon that was started has ended."""

@@ -58,8 +58,9 @@ class ScriptedStream:
         self.reads += 1
         return self.batches.popleft() if self.batches else []
 
-    def send_status(self, written: int, flushed: int, applied: int) -> None:
+    def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:
         self.statuses.append((written, flushed, applied))
+        self.asked = ask
 
     def close(self) -> None:
         pass

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cdc.errors import RetryableError, TerminalError
+from cdc.errors import CdcError, CheckError, RefusedError, RetryableError, TerminalError
 from cdc.retry import Backoff, run_with_retries
 from cdc.stop import StopToken
 
@@ -39,12 +39,38 @@ def test_a_retryable_error_leads_to_another_try():
     assert len(stop.waits) == 2
 
 
-def test_other_errors_pass():
+@pytest.mark.parametrize("kind", [TerminalError, CheckError])
+@pytest.mark.parametrize("worked", [False, True])
+def test_other_errors_pass(kind: type[CdcError], worked: bool):
     def run(progress) -> None:
-        raise TerminalError("no")
+        if worked:
+            progress()
+        raise kind("no")
 
-    with pytest.raises(TerminalError):
+    with pytest.raises(kind):
         run_with_retries(run, NoWait(), "test")
+
+
+def test_who_was_never_let_in_gives_up():
+    def run(progress) -> None:
+        raise RefusedError("wrong password")
+
+    with pytest.raises(RefusedError):
+        run_with_retries(run, NoWait(), "test")
+
+
+def test_who_was_let_in_before_waits_to_be_let_in_again():
+    stop, outcomes = NoWait(), iter([RetryableError("gone"), RefusedError("no"), RefusedError("no"), None])
+
+    def run(progress) -> None:
+        if not stop.waits:
+            progress()
+        outcome = next(outcomes)
+        if outcome:
+            raise outcome
+
+    run_with_retries(run, stop, "test")
+    assert len(stop.waits) == 3
 
 
 def test_a_stop_ends_the_retries():
