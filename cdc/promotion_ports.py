@@ -12,6 +12,9 @@ from cdc.events.table import TableId
 from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
 
+STALE = "stale"
+"""Stands for the promotion in the fence of a node that is closed because it led before, and must rejoin."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fence:

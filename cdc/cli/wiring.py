@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from cdc.services.initialize import Initializer, InitializeSettings
 from cdc.services.lag import Hop, follower_hop, log_hop, retention_warning
 from cdc.services.promote import Hooks, PromoteOptions, PromoteSettings, Promotion, World
 from cdc.services.rejoin import Rejoin, RejoinSettings
+from cdc.services.stale_leader import close_stale_leader
 from cdc.stop import StopToken
 from connectors.kafka.admin import LogAdmin, TopicSettings
 from connectors.kafka.consumer import LogReader
@@ -190,7 +192,31 @@ def apply_service(settings: Settings, follower: str, dsn: str, stop: StopToken) 
     """What `cdc apply` runs."""
     target = PostgresTarget(dsn, follower, settings.topic, stop.wait)
     client = _client(settings, f"apply-{follower}")
-    return ApplyService(lambda: LogReader(client, settings.topic), target, follower)
+
+    def while_leading() -> None:
+        with log_reader(settings, "fence") as reader:
+            close_stale_leader(
+                lambda: PostgresNode(dsn, follower, settings.group, settings.topic),
+                lambda: reader.read_tail(depth_bytes=_deep(settings)),
+                settings.slot,
+            )
+
+    return ApplyService(
+        lambda: LogReader(client, settings.topic), target, follower, while_leading=_at_most_every(10.0, while_leading)
+    )
+
+
+def _at_most_every(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+    """`call`, left out when it was called less than so many seconds ago."""
+    last = -seconds
+
+    def maybe() -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            call()
+
+    return maybe
 
 
 def _topic(settings: Settings, client: ClientSettings) -> LogAdmin:

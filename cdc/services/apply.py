@@ -95,13 +95,20 @@ class ApplyService:
     """One follower's applier. `run` returns when the token is set, and raises only terminal errors."""
 
     def __init__(
-        self, open_reader: Callable[[], LogReader], target: Target, node: str, limits: ApplyLimits | None = None
+        self,
+        open_reader: Callable[[], LogReader],
+        target: Target,
+        node: str,
+        limits: ApplyLimits | None = None,
+        while_leading: Callable[[], None] = lambda: None,
     ) -> None:
-        """`node` is the follower's name in the group: an epoch that it leads is not applied to it."""
+        """`node` is the follower's name in the group: an epoch that it leads is not applied to it, and `while_leading`
+        is called now and then instead."""
         self._open_reader = open_reader
         self._target = target
         self._node = node
         self._limits = limits or ApplyLimits()
+        self._while_leading = while_leading
 
     def run(self, stop: StopToken) -> None:
         gc.freeze()
@@ -147,6 +154,7 @@ class ApplyService:
             if not told:
                 log.info("this node leads, or has led and did not rejoin; waiting until it follows")
                 told = True
+            self._while_leading()
             if stop.wait(_LEADING_WAIT_SECONDS):
                 return None
             position = self._target.open()

@@ -30,7 +30,7 @@ from cdc.log.envelope import Envelope, finisher
 from cdc.log.parts import PartJoiner
 from cdc.log.records import parse
 from cdc.log.tail import LogTail
-from cdc.promotion_ports import EpochStart, PromotionLog, PromotionNode
+from cdc.promotion_ports import STALE, EpochStart, PromotionLog, PromotionNode
 from cdc.protocol.lsn import Lsn
 
 _BOOTSTRAP = "empty the database and bootstrap it"
@@ -149,8 +149,7 @@ class Rejoin:
             upto = node.wal_lsn()
             if not dry_run:
                 self._tell(f"closing {node.name} for writes")
-                fence = state.fence.promotion if state.fence else f"rejoin in epoch {tail.epoch}"
-                upto = node.fence(fence, node.published(self._settings.slot), self._settings.grace_seconds)
+                upto = node.fence(STALE, node.published(self._settings.slot), self._settings.grace_seconds)
                 node.release_slot(self._settings.slot)
             self._tell(f"reading what only {node.name} has, from its slot")
             return self._join(node, ends, upto, file, dry_run, discard_tail)

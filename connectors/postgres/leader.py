@@ -10,6 +10,7 @@ import psycopg
 
 from cdc.capture_ports import CandidateTable, LeaderFacts, LeaderIdentity, LeaderLook, SlotFacts, SystemFacts
 from cdc.events.table import TableId
+from cdc.promotion_ports import STALE
 from cdc.protocol.lsn import Lsn
 from connectors.postgres import identity as identities
 from connectors.postgres import publication as publications
@@ -82,7 +83,8 @@ class Leader:
         with translated(self._where):
             if self._conn.execute("SELECT pg_catalog.to_regclass('cdc.fence')").fetchone() == (None,):
                 return False
-            return self._conn.execute("SELECT FROM cdc.fence WHERE log = %s", (log,)).fetchone() is not None
+            query = "SELECT FROM cdc.fence WHERE log = %s AND promotion <> %s"
+            return self._conn.execute(query, (log, STALE)).fetchone() is not None
 
     def sequences(self) -> dict[TableId, int]:
         with translated(self._where):

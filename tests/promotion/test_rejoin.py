@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from cdc.local import PostgresServer
+from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import OwnPostgres
 from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER, Pipeline, rows_of, run_sql
@@ -105,6 +107,32 @@ def test_without_a_tail_it_just_follows(pipelines: Pipelines, server: PostgresSe
     report = json.loads(pipeline.run("rejoin", "--node", LEADER, "--json"))
     assert (report["tail_transactions"], report["file"], report["rows_taken_over"]) == (0, None, 0)
     pipeline.start_apply(LEADER)
+    in_epoch(pipeline, 2, FOLLOWER)
+    pipeline.assert_all_equal(FOLLOWER)
+
+
+def test_it_is_closed_for_writes_by_whoever_reads_the_log_beside_it(pipelines: Pipelines, server: PostgresServer):
+    # Given an old leader that is back and does not know that it leads no more.
+    pipeline = failed_over(pipelines, server, 18)
+    run_sql(pipeline.nodes[LEADER], "INSERT INTO item VALUES (5000, 'still open', NULL)")
+
+    # When its applier runs, then soon nobody can write there, and its capture says what to do.
+    pipeline.start_apply(LEADER)
+
+    def closed() -> bool:
+        try:
+            run_sql(pipeline.nodes[LEADER], "UPDATE item SET v = 'late' WHERE id = 5000")
+        except psycopg.errors.ReadOnlySqlTransaction:
+            return True
+        return False
+
+    assert wait_for(closed, seconds=30), pipeline.group.tail_of_logs()
+    done = pipeline.group.run("capture", "--node", LEADER)
+    assert done.returncode == 4
+    assert f"run cdc rejoin --node {LEADER}" in done.stderr.splitlines()[-1]
+
+    # And what it took is saved when it rejoins; its applier goes on from there by itself.
+    pipeline.run("rejoin", "--node", LEADER, "--discard-tail", "--file", str(pipeline.group.config.parent / "tail"))
     in_epoch(pipeline, 2, FOLLOWER)
     pipeline.assert_all_equal(FOLLOWER)
 
