@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 from psycopg.conninfo import conninfo_to_dict
 
@@ -106,7 +107,7 @@ def promotion(
     with log_reader(settings, "promote") as reader:
         world = World(
             node=lambda name: PostgresNode(settings.dsn_of(name), name, settings.group, settings.topic),
-            system=lambda name: _system(settings, name),
+            system=cache(lambda name: _system(settings, name)),
             log=reader,
             topic=_topic(settings, client),
             writer=lambda max_message_bytes: LogProducer(client, settings.topic, max_message_bytes),

@@ -28,7 +28,7 @@ from cdc.capture_ports import (
     SlotFacts,
     TailReader,
 )
-from cdc.errors import CdcError, FencedError, LogError, RetryableError
+from cdc.errors import CdcError, CheckError, FencedError, LogError, RetryableError, TerminalError
 from cdc.events.assembler import Assembler, Resume
 from cdc.log.envelope import Envelope, finisher
 from cdc.log.tail import LogTail
@@ -116,10 +116,22 @@ class CaptureService:
         run_with_retries(lambda progressed: self._session(stop, progressed), stop, "capture")
 
     def _session(self, stop: StopToken, progressed: Callable[[], None]) -> None:
-        with ExitStack() as cleanup, suppress(_StoppedError):
+        with suppress(_StoppedError):
             newest = self._stand_by(stop)
             node = newest.leader if newest and newest.leader else self._settings.first_leader
             self._place = Place(node, self._settings.topic, self._settings.slot)
+            try:
+                self._stream_from(node, newest, stop, progressed)
+            except (TerminalError, CheckError) as error:
+                # A promotion takes the old leader's slot and identity away: that is not what ended us.
+                now = self._newest(stop, newest) if newest else None
+                if newest and now and (now.epoch, now.leader) != (newest.epoch, newest.leader):
+                    raise RetryableError(f"{now.leader} leads now", where=f"topic {self._settings.topic}") from error
+                raise
+
+    def _stream_from(self, node: str, newest: LogTail | None, stop: StopToken, progressed: Callable[[], None]) -> None:
+        """Until something ends it: a stop returns, all else raises."""
+        with ExitStack() as cleanup:
             leader = cleanup.enter_context(closing(self._leader(node)))
             stream = cleanup.enter_context(closing(self._stream(node)))
             self._await_promotion(leader, newest, stop)

@@ -225,6 +225,7 @@ class Promotion:
             )
         try:
             check_leader(self._nodes[follower].leader_facts(), None, follower)
+            self._world.system(follower)  # over a connection as capture's will be
         except CheckError as error:
             problems.append(str(error))
         if not state.applier_runs and not (situation.record and tail.epoch == situation.record.epoch):
