@@ -19,11 +19,11 @@ from tests.soak.findings import Findings
 from tests.soak.watch import FollowerWatch
 from tests.support.plain_reader import Event, PlainReader
 
-_EVERY_SECONDS = 0.5
+_EVERY_SECONDS = 0.3
 _KAFKA_SECONDS = 2.0
 
 _SLOT = (
-    "SELECT confirmed_flush_lsn - '0/0'::pg_lsn, pg_current_wal_lsn() - restart_lsn "
+    "SELECT max(confirmed_flush_lsn - '0/0'::pg_lsn), max(pg_current_wal_lsn() - restart_lsn) "
     "FROM pg_replication_slots WHERE slot_name = %s"
 )
 _WAL_END = "SELECT pg_current_wal_flush_lsn() - '0/0'::pg_lsn"
@@ -62,7 +62,6 @@ class LogWatch:
     ) -> None:
         self.reader = ChainReader()
         self.checks = 0
-        self.retained_bytes = 0
         self._leader = leader
         self._slot = slot
         self._topic = topic
@@ -75,6 +74,7 @@ class LogWatch:
              "auto.offset.reset": "error", "queued.max.messages.kbytes": 16384, "reconnect.backoff.max.ms": 1000}
         )  # fmt: skip
         self._next = 0
+        self._connection: psycopg.Connection[Any] | None = None
 
     def start(self) -> None:
         self._consumer.assign([TopicPartition(self._topic, 0, 0)])
@@ -84,6 +84,7 @@ class LogWatch:
         self._stop.set()
         self._thread.join(60)
         self._consumer.close()
+        self._disconnect()
 
     def _run(self) -> None:
         try:
@@ -113,27 +114,36 @@ class LogWatch:
 
     def _ask_slot(self) -> int:
         """0 while the leader does not answer; what it confirmed before is asked for again when it does."""
-        try:
-            with psycopg.connect(self._leader, autocommit=True, connect_timeout=5) as connection:
-                row = connection.execute(_SLOT, (self._slot,)).fetchone()
-        except psycopg.OperationalError:
-            return 0
+        row = self._ask(_SLOT, self._slot)
         if row is None:
+            return 0
+        if row[0] is None:
             self._findings.violation(f"the slot {self._slot} is gone")
             return 0
-        self.retained_bytes = int(row[1])
-        self._findings.most_retained_bytes = max(self._findings.most_retained_bytes, self.retained_bytes)
+        self._findings.most_retained_bytes = max(self._findings.most_retained_bytes, int(row[1]))
         return int(row[0])
 
     def _hold_against_leader(self) -> None:
-        try:
-            with psycopg.connect(self._leader, autocommit=True, connect_timeout=5) as connection:
-                row = connection.execute(_WAL_END).fetchone()
-        except psycopg.OperationalError:
-            return
-        assert row is not None
-        if self.reader.end_lsn > row[0]:
+        row = self._ask(_WAL_END)
+        if row is not None and self.reader.end_lsn > row[0]:
             self._findings.violation(f"the log is at {self.reader.end_lsn}, the leader's WAL ends at {row[0]}")
+
+    def _ask(self, query: str, *values: str) -> tuple[Any, ...] | None:
+        """None while the leader does not answer."""
+        try:
+            if self._connection is None:
+                self._connection = psycopg.connect(
+                    self._leader, autocommit=True, connect_timeout=5, application_name="soak watch"
+                )
+            return self._connection.execute(query, values or None).fetchone()
+        except psycopg.OperationalError:
+            self._disconnect()
+            return None
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
     def _read_to_end(self) -> bool:
         """To the end that the log has now. False when Kafka does not answer; to be gone on with."""

@@ -187,6 +187,7 @@ def main(minutes: float, seed: int | None, schedule_file: Path | None, json_file
         told = soak.run(disks=disks)
     except LocalServerError as error:
         console.print(f"ops/soak: {error}\n{error.log_tail or ''}", markup=False)
+        shutil.rmtree(folder)
         sys.exit(1)
     print(*told.lines(), sep="\n")
     if json_file:

@@ -33,7 +33,7 @@ _SETTINGS = {
     "wal_sender_timeout": "10s",  # so that a pause of some seconds more is one too long
     "autovacuum_naptime": "10s",
 }
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0
 _STEADY_LOOKS, _LOOK_SECONDS = 4, 0.5
 
 
@@ -118,7 +118,7 @@ class Stage:
             self.start(name)
 
     def run(self, *arguments: str) -> str:
-        done = self.groups["capture"].run(*arguments, seconds=120)
+        done = self.groups["capture"].run(*arguments, seconds=300)
         if done.returncode != 0:
             raise LocalServerError(f"cdc {' '.join(arguments)} ended with {done.returncode}", log_tail=done.stderr)
         return done.stdout
