@@ -110,6 +110,7 @@ def _show_plan(promotion: Promotion, situation: Situation, asked: str | None) ->
     for name, why in situation.unreachable.items():
         nodes.add_row(name, "?", "?", why)
     console.print(nodes)
+    console.print(f"Lost would be: {promotion.at_risk(situation)}.")
     steps = Table("step", "where", "what", title="Plan", title_justify="left")
     for step in promotion.plan(situation):
         steps.add_row(step.name, step.where, step.what)

@@ -260,6 +260,10 @@ class Promotion:
             and not self._options.force
         ]
 
+    def at_risk(self, situation: Situation) -> str:
+        """In words: what would be lost if it began now."""
+        return loss(situation.mode, situation.old_leader, _facts_of(situation.tail), time.time())
+
     def plan(self, situation: Situation) -> list[PlannedStep]:
         """What `run` would do, in its order."""
         follower, old, topic = situation.follower, situation.old_leader, self._settings.topic

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
@@ -27,6 +28,10 @@ from connectors.postgres.read_only import BOOKKEEPING, make_read_only
 
 _CONNECT_SECONDS = "3"
 """A dead leader must not take much of the time in which nobody can write."""
+_ANSWER_SECONDS = 10.0
+"""A node that takes connections and does not answer is as good as dead."""
+_LONG_SECONDS = 3600.0
+"""For statements that wait for transactions to end, or read whole tables."""
 _RELEASE_SECONDS = 10.0
 
 _HOLDER = """
@@ -52,11 +57,19 @@ class PostgresNode:
         self._group = group
         self._log = log_name
         with translated(name):
-            self._conn = open_connection(dsn, "cdc promote", connect_timeout=_CONNECT_SECONDS)
+            self._conn = open_connection(dsn, "cdc promote", _ANSWER_SECONDS, connect_timeout=_CONNECT_SECONDS)
             self._conn.execute("SET session_replication_role = replica")
 
     def close(self) -> None:
         self._conn.close()
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        self._conn.silence_seconds = _LONG_SECONDS
+        try:
+            yield
+        finally:
+            self._conn.silence_seconds = _ANSWER_SECONDS
 
     def take_lock(self, who: str) -> None:
         with translated(self.name):
@@ -134,7 +147,7 @@ class PostgresNode:
     # the old leader
 
     def fence(self, promotion: str, tables: Sequence[TableId], grace_seconds: float) -> Lsn:
-        with translated(self.name):
+        with translated(self.name), self._patience():
             self._prepare_bookkeeping()
             self._conn.execute(
                 "INSERT INTO cdc.fence (log, promotion) VALUES (%s, %s) ON CONFLICT (log) DO UPDATE "
@@ -167,7 +180,7 @@ class PostgresNode:
 
     def follow(self, position: Position, slot: str, repair: Callable[[psycopg.Connection], int] = lambda _: 0) -> int:
         """`repair` runs in the same transaction, which then says what it says."""
-        with translated(self.name):
+        with translated(self.name), self._patience():
             tables = self.published(slot)
             with self._conn.transaction():
                 rows = repair(self._conn)
@@ -199,11 +212,11 @@ class PostgresNode:
     # the new leader
 
     def set_sequences(self, values: dict[TableId, int]) -> int:
-        with translated(self.name):
+        with translated(self.name), self._patience():
             return sequences.set_at_least(self._conn, values, 0)
 
     def advance_sequences(self, margin: int) -> int:
-        with translated(self.name):
+        with translated(self.name), self._patience():
             rows = self._conn.execute(
                 "SELECT schema_name, sequence_name, last_value FROM cdc.sequence WHERE log = %s", (self._log,)
             ).fetchall()
@@ -219,7 +232,8 @@ class PostgresNode:
 
     def make_slot(self, name: str) -> Lsn:
         self._drop_slot(name)
-        slots.create_slot(self._conn, name, self.name)
+        with self._patience():
+            slots.create_slot(self._conn, name, self.name)
         made = slots.slot_facts(self._conn, name, self.name)
         if made is None:
             raise CheckError(f"slot {name} was made and is gone", "repeat the command", self.name)
@@ -251,7 +265,7 @@ class PostgresNode:
             time.sleep(0.05)
 
     def lead(self, identity: LeaderIdentity, promotion: str) -> None:
-        with translated(self.name), self._conn.transaction():
+        with translated(self.name), self._patience(), self._conn.transaction():
             row = self._conn.execute(
                 "SELECT FROM cdc.position WHERE log = %s AND epoch = %s AND leader = %s FOR UPDATE",
                 (self._log, identity.epoch, self.name),
