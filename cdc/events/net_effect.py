@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 Row: TypeAlias = dict[str, str | None]
-Change: TypeAlias = tuple[str, str, Row | None, Row | None, bool, int, int]
-"""(op, fingerprint of the table's shape, before, after, whether columns are unchanged and absent, commit LSN, seq)"""
+Change: TypeAlias = tuple[str, str, Row | None, Row | None, bool, int, int, int]
+"""(op, fingerprint of the table's shape, before, after, whether columns are unchanged and absent, commit LSN, seq,
+offset in the log)"""
 KeyOf: TypeAlias = Callable[[Any], Any]
 """operator.itemgetter of the key columns"""
 
@@ -47,7 +48,7 @@ def collapse(changes: Iterable[Change], key_of: KeyOf, columns: tuple[str, ...])
     """
     net: dict[Any, tuple[int, Row]] = {}
     try:
-        for op, _, before, after, partial, _, _ in changes:
+        for op, _, before, after, partial, _, _, _ in changes:
             if op == "c":
                 _insert(net, key_of(after), after)  # type: ignore[arg-type]
             elif op == "d":

@@ -21,6 +21,15 @@ class TableId(NamedTuple):
         return f"{self.schema}.{self.name}"
 
 
+def is_publishable(table: TableId) -> bool:
+    """Whether it can be a table of the application: not of PostgreSQL itself, and not our bookkeeping."""
+    return (
+        all(type(name) is str and name and "\0" not in name for name in table)
+        and not table.schema.startswith("pg_")
+        and table.schema not in ("cdc", "information_schema")
+    )
+
+
 class ReplicaIdentity(Enum):
     """Which old columns UPDATE and DELETE carry (`pg_class.relreplident`)."""
 
@@ -60,6 +69,10 @@ class TableSchema:
         return tuple(column.name for column in self.columns if column.key)
 
     @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Names this very shape of this table in every event (`cdc.rel`)."""
         return hashlib.sha256(orjson.dumps(self.to_json())).hexdigest()[:12]
@@ -75,5 +88,18 @@ class TableSchema:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TableSchema:
         """Raises KeyError, TypeError or ValueError when `data` is not what `to_json` wrote."""
-        columns = tuple(Column(str(n), str(t), int(m), bool(k)) for n, t, m, k in data["columns"])
-        return cls(TableId(str(data["schema"]), str(data["table"])), ReplicaIdentity(data["identity"]), columns)
+        columns = tuple(Column(name, kind, typmod, key) for name, kind, typmod, key in data["columns"])
+        schema = cls(TableId(data["schema"], data["table"]), ReplicaIdentity(data["identity"]), columns)
+        if not all(map(_is_column, columns)) or len({column.name for column in columns}) != len(columns):
+            raise ValueError("not columns of a table")
+        return schema
+
+
+def _is_column(column: Column) -> bool:
+    return (
+        all(type(text) is str and text and "\0" not in text for text in (column.name, column.type))
+        and all(column.type.partition("."))
+        and type(column.typmod) is int
+        and -(2**31) <= column.typmod < 2**31
+        and type(column.key) is bool
+    )

@@ -49,12 +49,17 @@ def split_record(record: Record, limit: int) -> Iterator[Record]:
         yield key, orjson.dumps(part)
 
 
+_MOST_PARTS = 2**24
+"""A row of PostgreSQL has 1 GB at most."""
+
+
 class PartJoiner:
     """Joins parts in log order. Holds the bytes of one record at most."""
 
     def __init__(self) -> None:
         self._name: tuple[int, int, int] = (0, 0, 0)
         self._contents: list[bytes] = []
+        self._parts = 0
         self._joined = False
 
     @property
@@ -66,22 +71,29 @@ class PartJoiner:
         """The joined value when this was the last missing part, else None.
 
         Ignored: a repeated part, and a part of an older record than the newest seen. The first part of a
-        newer record drops an unfinished one, whose publisher was interrupted. Raises LogError for a part
-        out of order or a malformed one.
+        newer record drops an unfinished one, whose publisher was interrupted; so does the first part of the same
+        record in another number of parts, whose publisher cuts otherwise. Raises LogError for a part out of order or
+        a malformed one.
         """
         try:
-            name = (int(cdc["epoch"]), int(cdc["commit_lsn"]), int(cdc["seq"]))
-            part, parts = int(cdc["part"]), int(cdc["parts"])
+            name = (cdc["epoch"], cdc["commit_lsn"], cdc["seq"])
+            part, parts = cdc["part"], cdc["parts"]
             content = b64decode(message_content, validate=True)
         except (KeyError, TypeError, ValueError) as error:
-            raise LogError("a part of a record is malformed", "look at the log with cdc tail") from error
+            raise _malformed() from error
+        if not all(type(number) is int and number > 0 for number in (*name, part)):
+            raise _malformed()
+        if type(parts) is not int or not part <= parts <= _MOST_PARTS:
+            raise _malformed()
         if name < self._name or (name == self._name and self._joined):
             return None
-        if name > self._name:
-            self._name, self._contents, self._joined = name, [], False
+        if name > self._name or (part == 1 and parts != self._parts):
+            self._name, self._parts, self._contents, self._joined = name, parts, [], False
+        if parts != self._parts:
+            raise _malformed()
         if part <= len(self._contents):
             return None
-        if part != len(self._contents) + 1 or part > parts:
+        if part != len(self._contents) + 1:
             raise LogError(
                 f"part {part} of {parts} of a record follows part {len(self._contents)}",
                 "records are missing from the log: bootstrap the follower again",
@@ -92,3 +104,7 @@ class PartJoiner:
         value = b"".join(self._contents)
         self._contents, self._joined = [], True
         return value
+
+
+def _malformed() -> LogError:
+    return LogError("a part of a record is malformed", "find out who writes to the topic, and see cdc tail")

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import orjson
 
-from cdc.events.table import TableId
+from cdc.events.table import TableId, is_publishable
 
+_LEAST = -(2**63)
 SEQUENCES_PREFIX = "cdc.sequences"
 """Prefix of the logical message; its content is a JSON array of [schema, name, last value]."""
 
@@ -21,4 +22,8 @@ def sequences_message(values: Mapping[TableId, int]) -> bytes:
 def sequence_values(content: str) -> dict[TableId, int]:
     """From the content as the log carries it (base64). Raises ValueError or TypeError when it is none of ours."""
     found = orjson.loads(b64decode(content, validate=True))
-    return {TableId(str(schema), str(name)): int(value) for schema, name, value in found}
+    values = {TableId(schema, name): value for schema, name, value in found}
+    in_range = all(type(value) is int and _LEAST <= value < -_LEAST for value in values.values())
+    if not in_range or not all(map(is_publishable, values)):
+        raise ValueError("not values of sequences")
+    return values

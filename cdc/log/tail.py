@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cdc.errors import LogError
 from cdc.log.parts import PartJoiner
-from cdc.log.records import foreign, parse
+from cdc.log.records import UNNUMBERED, check_link, ending, is_later_part, kind_of, leader_of, parse, unfit
 from cdc.protocol.lsn import Lsn
 
 
@@ -54,14 +55,19 @@ class TailScan:
         """Raises LogError when the record is not ours."""
         try:
             event, meta = parse(value, offset)
-            if meta.get("kind") == "part":
+            kind = kind_of(event, meta)
+            if kind == "part":
                 joined = self._join(meta, event)
                 if joined is None:
                     return
                 event, meta = parse(joined, offset)
-            self._note(offset, event, meta)
-        except (KeyError, TypeError) as error:
-            raise foreign(offset, "it lacks what every record of a log has") from error
+                kind = kind_of(event, meta, joined=True)
+            if kind not in UNNUMBERED:
+                self._note(offset, event, meta)
+        except (KeyError, TypeError, ValueError) as error:
+            raise unfit(offset, error) from error
+        except LogError as error:
+            raise LogError(error.what, error.remedy, f"log offset {offset}") from error
 
     def tail(self) -> LogTail | None:
         """None when no transaction ends in the window."""
@@ -82,13 +88,14 @@ class TailScan:
         )
 
     def _join(self, meta: dict[str, Any], event: dict[str, Any]) -> bytes | None:
-        if not self._parts.pending and meta["part"] != 1:
+        if not self._parts.pending and is_later_part(meta):
             return None  # its beginning lies before the window
         return self._parts.add(meta, event["message"]["content"])
 
     def _note(self, offset: int, event: dict[str, Any], meta: dict[str, Any]) -> None:
-        epoch, commit_lsn, seq = meta["epoch"], meta["commit_lsn"], meta.get("seq")
-        if seq is None or epoch < self._epoch:
+        check_link(meta)
+        epoch, commit_lsn, seq = meta["epoch"], meta["commit_lsn"], meta["seq"]
+        if epoch < self._epoch:
             return
         if meta.get("kind") == "epoch" and not self._opens(epoch):
             return
@@ -97,9 +104,8 @@ class TailScan:
         newest = self._complete[1] if self._complete else 0
         if commit_lsn <= newest:
             return  # a repeat
-        if meta.get("last"):
-            leader = meta.get("leader", "")
-            self._complete = (epoch, commit_lsn, meta["end_lsn"], event["source"]["ts_us"], leader)
+        if "last" in meta:
+            self._complete = (epoch, commit_lsn, *ending(event, meta), leader_of(meta))
             self._next_offset = offset + 1
             self._partial = (0, 0)
             if "kind" not in meta:

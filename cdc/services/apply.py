@@ -13,6 +13,7 @@ exactly the rows it must, the whole piece is undone and runs again one by one, w
 from __future__ import annotations
 
 import gc
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,21 @@ from cdc.events.position import Position
 from cdc.events.table import TableId, TableSchema
 from cdc.log.chain import Chain, Verdict
 from cdc.log.parts import PartJoiner
-from cdc.log.records import Truncation, foreign, parse, position_after, table_schema, truncation
+from cdc.log.records import (
+    MalformedError,
+    Truncation,
+    check_link,
+    check_row,
+    check_texts,
+    is_later_part,
+    kind_of,
+    names_in_rows,
+    parse,
+    position_after,
+    table_schema,
+    truncation,
+    unfit,
+)
 from cdc.log.sequences import SEQUENCES_PREFIX, sequence_values
 from cdc.ports import LogReader, LogRecord, TablePlan, Target
 from cdc.retry import run_with_retries
@@ -37,6 +52,7 @@ from cdc.stop import StopToken
 log = structlog.get_logger(__name__)
 
 _ROW_OPERATIONS = frozenset("cud")
+_FINGERPRINT = re.compile("[0-9a-f]{12}")
 
 IDLE_WAIT_SECONDS = 0.25
 """How long one wait for records lasts; also how fast a stop is noticed."""
@@ -175,6 +191,7 @@ class _Session:
         self._joiner = PartJoiner()
         self._window = Window()
         self._plans: dict[str, TablePlan] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
         self._schemas: dict[str, TableSchema] = {}
         self._new_schemas: list[TableSchema] = []
         self._sequences: dict[TableId, int] = {}
@@ -242,30 +259,32 @@ class _Session:
         value = message.value() or b""
         event, meta = parse(value, offset)
         try:
-            kind = meta.get("kind")
+            kind = kind_of(event, meta) if "kind" in meta else None
             if kind == "part":
-                if not self._joiner.pending and meta["part"] != 1:
+                if not self._joiner.pending and is_later_part(meta):
                     return True  # begins before the place where we began; if it was needed the chain tells
                 joined = self._joiner.add(meta, event["message"]["content"])
                 if joined is None:
                     return True
                 value = joined
                 event, meta = parse(value, offset)
-                kind = meta.get("kind")
+                kind = kind_of(event, meta, joined=True)
             if kind == "schema":
                 self._learn(table_schema(meta))
                 return True
             if kind == "runbook":
                 return True
+            epoch, commit_lsn, prev, seq = meta["epoch"], meta["commit_lsn"], meta["prev"], meta["seq"]
+            if kind or not (type(epoch) is type(commit_lsn) is type(prev) is type(seq) is int and seq > 0):
+                check_link(meta)
             last = "last" in meta
-            prev_epoch = meta.get("prev_epoch")
-            verdict = self._chain.accept(meta["epoch"], meta["commit_lsn"], meta["prev"], meta["seq"], last, prev_epoch)
-            if verdict is Verdict.NEXT:
+            prev_epoch = meta.get("prev_epoch") if kind == "epoch" else None
+            if self._chain.accept(epoch, commit_lsn, prev, seq, last, prev_epoch) is Verdict.NEXT:
                 self._hint_in_doubt = False
                 if kind == "epoch":
                     self._drop_unfinished()
                     self.leads = meta["leader"] == self._node
-                self._gather(event, meta, len(value))
+                self._gather(event, meta, len(value), offset)
                 if last:
                     self._in_pieces = False
                     self._window.close_transaction(position_after(event, meta, offset))
@@ -274,8 +293,10 @@ class _Session:
                 self._read_from_beginning()
                 return False
             raise ChainGapError(gap.what, gap.remedy, f"log offset {offset}") from gap
+        except LogError as error:
+            raise LogError(error.what, error.remedy, f"log offset {offset}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise foreign(offset, f"a field is missing or wrong ({type(error).__name__})") from error
+            raise unfit(offset, error) from error
         return True
 
     def _drop_unfinished(self) -> None:
@@ -289,33 +310,52 @@ class _Session:
             self._schemas[schema.fingerprint] = schema
             self._new_schemas.append(schema)
 
-    def _gather(self, event: dict[str, Any], meta: dict[str, Any], size: int) -> None:
+    def _gather(self, event: dict[str, Any], meta: dict[str, Any], size: int, offset: int) -> None:
         window = self._window
         window.size += size
         op = event["op"]
         if op == "m":
             if event["message"]["prefix"] == SEQUENCES_PREFIX:
-                self._sequences.update(sequence_values(event["message"]["content"]))
+                self._note_sequences(event["message"]["content"], offset)
             return
         if op == "t":
+            self._schema(meta["rel"])
             statement = truncation(meta)
             if statement is not None:
                 window.items.append(statement)
             return
-        if op not in _ROW_OPERATIONS or type(event["before" if op == "d" else "after"]) is not dict:
-            raise ValueError
+        if op not in _ROW_OPERATIONS:
+            raise MalformedError("an operation that this version does not know")
         fingerprint = meta["rel"]
-        if fingerprint not in self._plans:
-            self._make_plan(fingerprint)
-        window.items.append(
-            (op, fingerprint, event["before"], event["after"], "unchanged" in meta, meta["commit_lsn"], meta["seq"])
-        )
+        names = self._names.get(fingerprint)
+        if names is None:
+            names = self._make_plan(fingerprint)
+        before, after = event["before"], event["after"]
+        partial = "unchanged" in meta
+        if before is not None or op == "d" or partial or type(after) is not dict or tuple(after) != names:
+            check_row(self._plans[fingerprint].schema, event, meta.get("unchanged"))
+        window.items.append((op, fingerprint, before, after, partial, meta["commit_lsn"], meta["seq"], offset))
 
-    def _make_plan(self, fingerprint: str) -> None:
+    def _note_sequences(self, content: Any, offset: int) -> None:
+        try:
+            self._sequences.update(sequence_values(content))
+        except (TypeError, ValueError):  # every role of the leader may write a message with any prefix
+            log.warning("a message with the prefix of ours holds something else, ignored", offset=offset)
+
+    def _schema(self, fingerprint: Any) -> TableSchema:
+        if type(fingerprint) is not str or not _FINGERPRINT.fullmatch(fingerprint):
+            raise MalformedError("rel is not the name of a table shape")
         schema = self._schemas.get(fingerprint) or self._target.known_schema(fingerprint)
         if schema is None:
             raise LogError(f"a change refers to the unknown table shape {fingerprint}", "bootstrap this follower anew")
+        return schema
+
+    def _make_plan(self, fingerprint: str) -> tuple[str, ...]:
+        """The columns of the rows of a table shape, once there is a plan for it."""
+        schema = self._schema(fingerprint)
         self._plans[fingerprint] = self._target.plan(schema)
+        names = self._names[fingerprint] = names_in_rows(schema)
+        return names
 
     # applying
 
@@ -330,11 +370,16 @@ class _Session:
         self._new_schemas.clear()
 
     def _apply(self, items: list[Change | Truncation]) -> None:
-        for segment in self._segments(items):
-            if isinstance(segment, Truncation):
-                self._target.truncate(segment)
-            else:
-                self._apply_segment(segment)
+        try:
+            for segment in self._segments(items):
+                if isinstance(segment, Truncation):
+                    self._target.truncate(segment)
+                else:
+                    self._apply_segment(segment)
+        except (TypeError, ValueError):
+            # COPY's text takes nothing but text; looking at each value before would cost more than all the rest.
+            _check_all_texts(items)
+            raise
 
     def _segments(self, items: list[Change | Truncation]) -> Iterator[list[Change] | Truncation]:
         """Runs of changes in which the order between tables does not matter and each table has one shape."""
@@ -381,8 +426,20 @@ class _Session:
         return True
 
     def _in_order(self, changes: Sequence[Change]) -> None:
+        _check_all_texts(changes)
         plans = self._plans
         self._target.apply_in_order([(plans[change[1]], change) for change in changes])
+
+
+def _check_all_texts(items: Sequence[Change | Truncation]) -> None:
+    """Raises LogError for the first change with a value that is not text."""
+    for item in items:
+        if not isinstance(item, Truncation):
+            try:
+                check_texts(item[2])
+                check_texts(item[3])
+            except MalformedError as error:
+                raise unfit(item[7], error) from error
 
 
 def _net_effect(plan: TablePlan, changes: list[Change]) -> NetEffect | None:

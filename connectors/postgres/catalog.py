@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -63,6 +64,16 @@ UNION ALL SELECT rulename::text FROM pg_rewrite WHERE ev_class = %(table)s AND e
 """
 
 
+_FOREIGN_SEQUENCES = """
+SELECT FROM unnest(%s::text[], %s::text[]) AS p (schemaname, tablename)
+JOIN pg_namespace n ON nspname = schemaname JOIN pg_class t ON t.relnamespace = n.oid AND t.relname = tablename
+JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.classid = 'pg_class'::regclass
+    AND d.deptype IN ('a', 'i')
+JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+WHERE NOT pg_has_role(s.relowner, 'USAGE') LIMIT 1
+"""
+
+
 def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | None:
     """None when there is no such ordinary or partitioned table."""
     found = connection.execute(
@@ -90,6 +101,15 @@ def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | 
         other_unique_indexes=max(0, len(indexes) - 1),
         firing_triggers=tuple(name for (name,) in triggers),
     )
+
+
+def may_restart_identity(connection: psycopg.Connection, tables: Sequence[TableId]) -> bool:
+    """Whether our role owns the sequences of these tables, as TRUNCATE ... RESTART IDENTITY asks for.
+
+    A role with the least privileges does not. Followers do not replicate sequences, so nothing depends on it.
+    """
+    names = [t.schema for t in tables], [t.name for t in tables]
+    return connection.execute(_FOREIGN_SEQUENCES, names).fetchone() is None
 
 
 def column_definition(connection: psycopg.Connection, column: Column) -> str:

@@ -6,29 +6,50 @@ while the whole chunk is escaped at once, which costs a fraction of escaping eac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _CELL, _ROW, _NULL = "\0t", "\0n", "\0N"
 
 
-def copy_text(rows: Iterable[Iterable[str | None]]) -> bytes:
-    """All `rows` as one UTF-8 chunk for `COPY ... FROM STDIN`; cells are text or None for NULL.
+def copy_text(rows: Iterable[Collection[str | None]]) -> bytes:
+    """All `rows`, of one width, as one UTF-8 chunk for `COPY ... FROM STDIN`; cells are text or None for NULL.
 
-    Raises TypeError when a cell is neither.
+    Raises TypeError when a cell is neither, ValueError when one holds the character NUL.
     """
     join = _CELL.join
     lines = []
+    width = nulls = 0
     for row in rows:
         try:
             lines.append(join(row))  # type: ignore[arg-type]
         except TypeError:
-            lines.append(join([_NULL if cell is None else cell for cell in row]))
+            cells = list(row)
+            nulls += cells.count(None)
+            lines.append(join([_NULL if cell is None else cell for cell in cells]))
+        width = len(row)
+    count = len(lines)
     lines.append("")
     text = _ROW.join(lines)
     for raw, escaped in (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
         if raw in text:
             text = text.replace(raw, escaped)
-    text = text.replace(_CELL, "\t").replace(_ROW, "\n")
-    if _NULL in text:
+    text = _replaced(text, _CELL, "\t", count * (width - 1) if count else 0)
+    text = _replaced(text, _ROW, "\n", count)
+    if nulls:
+        if text.count(_NULL) != nulls:
+            raise ValueError(_FORGED)
         text = text.replace(_NULL, "\\N")
+    if "\0" in text:
+        raise ValueError(_FORGED)
     return text.encode()
+
+
+_FORGED = "a cell holds the character NUL"
+
+
+def _replaced(text: str, mark: str, meaning: str, count: int) -> str:
+    """`text` with its `count` marks replaced; more of them came with the cells."""
+    replaced = text.replace(mark, meaning)
+    if len(text) - len(replaced) != count:  # a mark has two characters, its meaning one
+        raise ValueError(_FORGED)
+    return replaced

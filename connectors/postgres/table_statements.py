@@ -6,7 +6,7 @@ A `TableStatements` is made once a shape and session; its statements are compose
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from operator import itemgetter
 
 from psycopg import sql
@@ -31,7 +31,7 @@ def only(table: TableId, facts: TableFacts) -> sql.Composed:
     return sql.SQL("" if facts.partitioned else "ONLY ") + qualified(table)
 
 
-def cells_of(names: tuple[str, ...]) -> Callable[[Row], Iterable[str | None]]:
+def cells_of(names: tuple[str, ...]) -> Callable[[Row], Collection[str | None]]:
     if len(names) == 1:
         only = names[0]
         return lambda row: (row[only],)
@@ -91,7 +91,7 @@ class TableStatements:
             one_by_one=bool(facts.firing_triggers) or not columns,
         )
         all_columns = len(columns) == len(schema.columns)
-        self.cells: Callable[[Row], Iterable[str | None]] = dict.values if all_columns else cells_of(columns)
+        self.cells: Callable[[Row], Collection[str | None]] = dict.values if all_columns else cells_of(columns)
         self.copy_into = sql.SQL("COPY {} ({}) FROM STDIN").format(
             qualified(schema.table), sql.SQL(", ").join(map(sql.Identifier, columns))
         )

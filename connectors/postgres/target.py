@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,7 +28,7 @@ from cdc.events.table import TableId, TableSchema
 from cdc.log.records import Truncation
 from cdc.ports import TablePlan
 from cdc.protocol.lsn import Lsn
-from connectors.postgres.catalog import TableFacts, column_definition, table_facts
+from connectors.postgres.catalog import TableFacts, column_definition, may_restart_identity, table_facts
 from connectors.postgres.connection import WatchedConnection, connect, open_connection, translated
 from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
@@ -326,9 +326,10 @@ class PostgresTarget:
 
     def truncate(self, statement: Truncation) -> None:
         with translated(self._node):
+            restart = statement.restart_identity and may_restart_identity(self._conn, statement.tables)
             text = sql.SQL("TRUNCATE {tables}{restart}{cascade}").format(
                 tables=sql.SQL(", ").join(map(self._only, statement.tables)),
-                restart=sql.SQL(" RESTART IDENTITY" if statement.restart_identity else ""),
+                restart=sql.SQL(" RESTART IDENTITY" if restart else ""),
                 cascade=sql.SQL(" CASCADE" if statement.cascade else ""),
             )
             self._conn.execute(text)
@@ -381,7 +382,7 @@ class PostgresTarget:
         self._staged.add(stage.name)
         return stage
 
-    def _copy(self, statement: sql.Composed, rows: Iterable[Iterable[str | None]]) -> None:
+    def _copy(self, statement: sql.Composed, rows: Iterable[Collection[str | None]]) -> None:
         data = copy_text(rows)
         with self._conn.cursor().copy(statement) as copy:
             copy.write(data)
@@ -414,7 +415,7 @@ class PostgresTarget:
         return DivergenceError(f"{condition(error)} ({error.sqlstate}){constraint}", _REPAIR, where)
 
     def _place(self, plan: TablePlan, change: Change) -> str:
-        verb, _, _, _, _, commit_lsn, seq = change
+        verb, _, _, _, _, commit_lsn, seq, _ = change
         return f"{self._node}, {_VERBS[verb]} on {plan.schema.table} in transaction {Lsn(commit_lsn)} event {seq}"
 
     def _missing(self, plan: TablePlan, change: Change) -> DivergenceError:

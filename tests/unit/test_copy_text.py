@@ -1,5 +1,6 @@
 """Rows to the text format of COPY: every character arrives, NULL is not a text."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +32,21 @@ def read_back(data: bytes) -> list[list[str | None]]:
 @given(st.lists(st.lists(CELLS, min_size=3, max_size=3)))
 def test_every_cell_arrives(rows: list[list[str | None]]):
     assert read_back(copy_text(rows)) == rows
+
+
+@given(st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1), st.data())
+def test_a_cell_cannot_forge_a_cell_a_row_or_a_null(rows: list[list[str | None]], data: st.DataObject):
+    row = data.draw(st.sampled_from(rows))
+    place = data.draw(st.integers(0, 2))
+    row[place] = data.draw(st.sampled_from(["\0", "\0t", "\0n", "\0N", "a\0tb\0", "\0\0n", "x\0n1\0t2\0t3"]))
+    with pytest.raises(ValueError, match="NUL"):
+        copy_text(rows)
+
+
+@pytest.mark.parametrize("cell", [1, 1.5, True, [], ["a"], {}, {"a": "b"}, b"a"])
+def test_only_text_is_text(cell: object):
+    with pytest.raises(TypeError):
+        copy_text([["a", cell, None]])  # type: ignore[list-item]
 
 
 def test_no_rows_are_no_bytes():

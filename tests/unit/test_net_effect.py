@@ -14,7 +14,7 @@ Table = dict[str, Row]
 
 def change(op: str, before: Row | None, after: Row | None) -> Change:
     partial = after is not None and len(after) < len(COLUMNS)
-    return (op, "shape", before, after, partial, 1, 1)
+    return (op, "shape", before, after, partial, 1, 1, 0)
 
 
 def insert(key: str, a: str = "a", b: str = "b") -> Change:
