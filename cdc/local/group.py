@@ -40,8 +40,8 @@ class Group:
         self.slot = f"cdc_{name.replace('-', '_')}"
         self._folder = folder
         self.config = folder / "cdc.toml"
-        self.environment: dict[str, str] = {}
-        """Besides that of this process, for commands that are started from now on."""
+        self.overrides: dict[str, str] = {}
+        """Environment of every command that is started from now on, over this process's own."""
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.environment: dict[str, dict[str, str]] = {}
         """What each daemon gets from its next start on, besides ours."""
@@ -112,7 +112,7 @@ class Group:
         self.close()
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, **self.environment, "CDC_CONFIG": str(self.config)}
+        return {**os.environ, **self.overrides, "CDC_CONFIG": str(self.config)}
 
 
 def _toml(value: int | str) -> str:

@@ -144,7 +144,7 @@ def as_role(dsn: str, role: str) -> str:
 def log_in_as(pipeline: Pipeline, leader: str, follower: str) -> None:
     """What the configuration says from now on."""
     nodes = {LEADER: as_role(pipeline.leader, leader), FOLLOWER: as_role(pipeline.followers[FOLLOWER], follower)}
-    pipeline.group.environment["CDC_NODES"] = orjson.dumps({n: {"dsn": dsn} for n, dsn in nodes.items()}).decode()
+    pipeline.group.overrides["CDC_NODES"] = orjson.dumps({n: {"dsn": dsn} for n, dsn in nodes.items()}).decode()
 
 
 @pytest.fixture
