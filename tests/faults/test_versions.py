@@ -32,13 +32,13 @@ def stopped(pipelines: Pipelines) -> Pipeline:
 def append(pipeline: Pipeline, kafka: KafkaServer, **more: Any) -> int:
     """The next link of the chain, as a version that adds `more` to it may write it; gives its commit LSN."""
     mark = read_log(kafka.bootstrap_servers, pipeline.group.topic)[-1]
-    before, end = mark["cdc"]["commit_lsn"], mark["cdc"]["end_lsn"]
-    mark["cdc"] = {"kind": "mark", "epoch": 1, "commit_lsn": end, "prev": before, "seq": 1, "last": True,
-                   "end_lsn": end + 1, **more}  # fmt: skip
+    before, end = mark["cdc"]["commit_lsn"], pipeline.mark()
+    mark["cdc"] = {"kind": "mark", "epoch": 1, "commit_lsn": end - 1, "prev": before, "seq": 1, "last": True,
+                   "end_lsn": end, **more}  # fmt: skip
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0})
     producer.produce(pipeline.group.topic, orjson.dumps({**mark, "invented later": [1]}), partition=0)
     assert producer.flush(10) == 0
-    return int(end)
+    return end - 1
 
 
 def test_fields_that_a_later_version_adds_are_ignored(stopped: Pipeline, kafka: KafkaServer):
