@@ -18,7 +18,7 @@ from cdc.local.errors import LocalServerError
 from cdc.local.folders import OwnedFolder
 from cdc.local.processes import end_child, tail_of
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 _STOP_SECONDS = 60.0
 _KILL_SECONDS = 15.0
 

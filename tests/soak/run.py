@@ -186,7 +186,7 @@ def main(minutes: float, seed: int | None, schedule_file: Path | None, json_file
     try:
         told = soak.run(disks=disks)
     except LocalServerError as error:
-        console.print(f"ops/soak: {error}\n{error.log_tail or ''}", markup=False)
+        click.echo(f"ops/soak: {error}", err=True)
         shutil.rmtree(folder)
         sys.exit(1)
     print(*told.lines(), sep="\n")

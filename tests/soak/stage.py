@@ -83,17 +83,18 @@ class Stage:
         self.kafka = kafka
         for name in (CAPTURE_TO_KAFKA, APPLY_TO_KAFKA):
             self.links[name] = self._stack.enter_context(before_kafka(kafka, self._seed))
-        self._stack.enter_context(kafka)
+        self._stack.callback(kafka.close)
+        if self._with_disks:
+            data = kafka.log_path.with_name("data")
+            data.mkdir()
+            self._put_on_disk(KAFKA, data)
+        self.start(KAFKA)
         for name, server in self.postgres.items():
             self.links[name] = self._stack.enter_context(Proxy(f"127.0.0.1:{server.port}", seed=self._seed))
-        if self._with_disks:
-            for name, server in self.postgres.items():
+            if self._with_disks:
                 server.stop()
                 self._put_on_disk(name, server.data_dir)
                 server.start()
-            kafka.stop()
-            self._put_on_disk(KAFKA, kafka.log_path.with_name("data"))
-            kafka.start()
 
     def _put_on_disk(self, name: str, folder: Path) -> None:
         self.disks[name] = Disk(folder)
