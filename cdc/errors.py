@@ -98,5 +98,10 @@ class BlockedError(RetryableError):
     """Nothing can go on before somebody acts; then everything does, by itself."""
 
 
+def printable(text: str) -> str:
+    """Names may hold what moves a terminal's cursor, or looks like another line: shown, it does neither."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _one_line(text: str) -> str:
-    return " ".join(text.split()).rstrip(".")
+    return printable(" ".join(text.split())).rstrip(".")

@@ -14,7 +14,7 @@ from rich.table import Table
 from cdc.cli import wiring
 from cdc.cli.options import config_option, json_option
 from cdc.config import load
-from cdc.errors import CheckError
+from cdc.errors import CdcError, CheckError, printable
 from cdc.log.records import parse
 from cdc.protocol.lsn import Lsn
 from cdc.services.lag import Hop
@@ -90,13 +90,20 @@ def tail_command(config_path: str | None, as_json: bool, start: int | None, limi
                 if as_json:
                     sys.stdout.buffer.write(value + b"\n")
                 else:
-                    click.echo(_readable(offset, value))
+                    click.echo(printable(_readable(offset, value)))
                 shown += 1
         sys.stdout.flush()
 
 
 def _readable(offset: int, value: bytes) -> str:
-    event, meta = parse(value, offset)
+    """One line; a record that is not ours has one too, because it is what somebody looks for."""
+    try:
+        return _told(offset, *parse(value, offset))
+    except (CdcError, KeyError, TypeError, ValueError, AttributeError):
+        return f"{offset:>10}  {'':<16} {'':>7}  {len(value)} bytes that are no event of this log"
+
+
+def _told(offset: int, event: dict[str, Any], meta: dict[str, Any]) -> str:
     place = f"{offset:>10}  {meta.get('epoch')}/{Lsn(meta.get('commit_lsn', 0))}"
     order = f"{meta.get('seq', '-')}{'.' if 'last' in meta else ''}"
     return f"{place:<30} {order:>7}  {_what(event, meta)}"
