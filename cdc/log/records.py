@@ -126,8 +126,12 @@ def position_after(event: dict[str, Any], meta: dict[str, Any], offset: int) -> 
 
 
 def leader_of(meta: dict[str, Any]) -> str:
-    """The node that an `epoch` record names; nothing on any other record."""
-    return str(meta["leader"]) if meta.get("kind") == "epoch" else ""
+    """The node that led, as an `epoch` record and the final record of every transaction say (nothing in a log of a
+    version that did not say it). Raises MalformedError."""
+    leader = meta.get("leader", "")
+    if type(leader) is not str:
+        raise MalformedError("leader is not the name of a node")
+    return leader
 
 
 def names_in_rows(schema: TableSchema) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from cdc.errors import LogError
+from cdc.log.envelope import finisher
 from cdc.log.parts import split_record
 from cdc.log.tail import LogTail, TailScan
 
@@ -87,6 +88,14 @@ def test_an_older_epoch_after_a_newer_one_is_void() -> None:
 def test_an_epoch_record_says_who_leads() -> None:
     tail = scanned(record(900, 1, True), epoch_record(2, 300, "eu-west"))
     assert names(tail) == (2, 300, 12, 0, 0)
+    assert tail is not None
+    assert tail.leader == "eu-west"
+
+
+def test_the_final_record_of_every_transaction_says_who_leads() -> None:
+    # Far behind the epoch record, nothing else says it.
+    _, last = finisher("eu-west")((None, record(200, 1)), 240)
+    tail = scanned(last)
     assert tail is not None
     assert tail.leader == "eu-west"
 
