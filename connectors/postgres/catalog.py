@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import sql
 
-from cdc.events.table import Column, TableId
+from cdc.events.column_types import ColumnType
+from cdc.events.table import TableId
 
 
 @dataclass(frozen=True)
 class TableFacts:
-    """`columns` maps the name of each column that can be written to its type as SQL writes it.
+    """`columns` maps the name of each column that can be written to its type as SQL writes it, `types` to its type as
+    the log names it.
 
     `primary_key` is empty when there is none that is checked at once: a deferrable key can be held by two
     rows inside a statement, so it does not find a row. `unique_indexes` counts all unique and exclusion indexes but
@@ -25,6 +26,7 @@ class TableFacts:
 
     partitioned: bool
     columns: dict[str, str]
+    types: dict[str, ColumnType]
     generated: frozenset[str]
     always: frozenset[str]
     primary_key: tuple[str, ...]
@@ -36,8 +38,18 @@ class TableFacts:
 
 
 _COLUMNS = """
-SELECT attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a'
-FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+SELECT attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
+       base.name, base.typmod, base.depth > 0
+FROM pg_attribute CROSS JOIN LATERAL (
+    WITH RECURSIVE base (oid, typmod, depth) AS (
+        SELECT atttypid, atttypmod, 0
+        UNION ALL SELECT typbasetype, greatest(typmod, typtypmod), depth + 1
+        FROM base JOIN pg_type t USING (oid) WHERE typtype = 'd'
+    )
+    SELECT nspname || '.' || typname AS name, typmod, depth
+    FROM base JOIN pg_type t USING (oid) JOIN pg_namespace n ON n.oid = typnamespace ORDER BY depth DESC LIMIT 1
+) base
+WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 _INDEXES = """
 SELECT indisprimary, indimmediate AND indpred IS NULL AND indexprs IS NULL AND NOT indisexclusion AS usable,
@@ -91,9 +103,10 @@ def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | 
     usable = [(primary, tuple(names)) for primary, usable, names in indexes if usable and names]
     return TableFacts(
         partitioned=partitioned,
-        columns={name: type_name for name, type_name, generated, _ in columns if not generated},
-        generated=frozenset(name for name, _, generated, _ in columns if generated),
-        always=frozenset(name for name, _, _, always in columns if always),
+        columns={name: type_name for name, type_name, generated, *_ in columns if not generated},
+        types={name: ColumnType(*base) for name, _, generated, _, *base in columns if not generated},
+        generated=frozenset(name for name, _, generated, *_ in columns if generated),
+        always=frozenset(name for name, _, _, always, *_ in columns if always),
         primary_key=next((names for primary, names in usable if primary), ()),
         unique_keys=tuple(names for _, names in usable),
         equality={name: operator for name, operator, _ in equality},
@@ -110,11 +123,3 @@ def may_restart_identity(connection: psycopg.Connection, tables: Sequence[TableI
     """
     names = [t.schema for t in tables], [t.name for t in tables]
     return connection.execute(_FOREIGN_SEQUENCES, names).fetchone() is None
-
-
-def column_definition(connection: psycopg.Connection, column: Column) -> str:
-    """Name and type as DDL writes them, with the type's modifier; a type that is unknown here by its name only."""
-    type_name = sql.Identifier(*column.type.split(".", 1)).as_string(None)
-    row = connection.execute("SELECT format_type(to_regtype(%s), %s)", (type_name, column.typmod)).fetchone()
-    known = row[0] if row and row[0] else type_name
-    return f"{sql.Identifier(column.name).as_string(None)} {known}"

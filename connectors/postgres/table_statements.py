@@ -31,6 +31,10 @@ def only(table: TableId, facts: TableFacts) -> sql.Composed:
     return sql.SQL("" if facts.partitioned else "ONLY ") + qualified(table)
 
 
+def _made_by_users(type_name: str) -> bool:
+    return not type_name.startswith("pg_catalog.")
+
+
 def cells_of(names: tuple[str, ...]) -> Callable[[Row], Collection[str | None]]:
     if len(names) == 1:
         only = names[0]
@@ -81,6 +85,8 @@ class TableStatements:
         self.always = facts.always
         self.only = only(schema.table, facts)
         self._only_escaped = only(TableId(*(part.replace("%", "%%") for part in schema.table)), facts)
+        self.own_types = ", ".join(f"{c} ({t.name})" for c, t in facts.types.items() if _made_by_users(t.name))
+        """Columns whose types were made by users, with their names, for people."""
         has_index = any(set(names) == set(key) for names in facts.unique_keys)
         self.plan = TablePlan(
             schema=schema,

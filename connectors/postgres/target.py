@@ -28,13 +28,14 @@ from cdc.events.table import TableId, TableSchema
 from cdc.log.records import Truncation
 from cdc.ports import TablePlan
 from cdc.protocol.lsn import Lsn
-from connectors.postgres.catalog import TableFacts, column_definition, may_restart_identity, table_facts
+from connectors.postgres.catalog import may_restart_identity, table_facts
 from connectors.postgres.connection import WatchedConnection, connect, open_connection, translated
 from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
 from connectors.postgres.progress import follower_progress, leads, timestamp
 from connectors.postgres.read_only import make_read_only
-from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only, qualified
+from connectors.postgres.shape import FIRST, require_place
+from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only
 
 _SESSION = """
 SET session_replication_role = replica;
@@ -235,29 +236,11 @@ class PostgresTarget:
     def plan(self, schema: TableSchema) -> TablePlan:
         with translated(self._node):
             facts = table_facts(self._conn, schema.table)
-        table = TableStatements(schema, self._check(schema, facts))
+        table = TableStatements(schema, require_place(self._conn, schema, facts, self._log, self._node))
         with translated(self._node):
             make_read_only(self._conn, [schema.table])  # it may be younger than the bootstrap
         self._tables[schema.fingerprint] = table
         return table.plan
-
-    def _check(self, schema: TableSchema, facts: TableFacts | None) -> TableFacts:
-        there = facts.columns.keys() | facts.generated if facts else frozenset()
-        missing = [column for column in schema.columns if column.name not in there]
-        if facts is not None and not missing:
-            return facts
-        with translated(self._node):
-            definitions = [column_definition(self._conn, column) for column in missing]
-        table = qualified(schema.table).as_string(None)
-        if facts is None:
-            what = f"table {schema.table} does not exist here"
-            ddl = f"CREATE TABLE {table} ({', '.join(definitions)}), with the leader's keys"
-        else:
-            what = f"table {schema.table} has no column {', '.join(column.name for column in missing)}"
-            ddl = f"ALTER TABLE {table} {', '.join(f'ADD COLUMN {definition}' for definition in definitions)}"
-        # In that role the leader's event triggers, which came with its schema, do not fire.
-        first = "SET default_transaction_read_only = off; SET session_replication_role = replica"
-        raise BlockedError(what, f"run on this follower, after {first}: {ddl}", self._node)
 
     def known_schema(self, fingerprint: str) -> TableSchema | None:
         with translated(self._node):
@@ -351,7 +334,7 @@ class PostgresTarget:
         except (psycopg.IntegrityError, psycopg.DataError, psycopg.errors.InsufficientPrivilege):
             return False
         except psycopg.Error as error:
-            raise translate(error, self._node) from error
+            raise self._translate(error, f"{self._node}, table {plan.schema.table}") from error
 
     def _insert(self, table: TableStatements, rows: list[Row]) -> bool:
         if rows:
@@ -403,16 +386,44 @@ class PostgresTarget:
                 raise self._missing(plan, change)
 
     def _blamed(self, error: psycopg.Error, issued: list[tuple[psycopg.Cursor[Any], TablePlan, Change]]) -> CdcError:
-        general = translate(error, self._node)
+        general = self._translate(error, self._node)
         culprit = next(((p, c) for cursor, p, c in issued if cursor.pgresult is None), None)
-        if isinstance(general, RetryableError | CheckError) or culprit is None:
+        if isinstance(general, RetryableError | CheckError) and not isinstance(general, BlockedError):
+            return general
+        if culprit is None:
             return general
         plan, change = culprit
         where = self._place(plan, change)
+        if isinstance(general, BlockedError):
+            return BlockedError(general.what, general.remedy, where)
+        own = error.diag.column_name
+        if error.sqlstate == "23502" and own is not None and own not in plan.columns:
+            return BlockedError(
+                f"column {own} is NOT NULL without a DEFAULT here, and the leader does not send it",
+                _drop_not_null(plan, own),
+                where,
+            )
         if error.sqlstate == "23505" and change[0] == "c":
             return DivergenceError(f"the row to insert is there already ({_key_names(plan)})", _REPAIR, where)
+        own_types = self._tables[plan.schema.fingerprint].own_types
+        if error.sqlstate == "22P02" and own_types:
+            return BlockedError(
+                "a type here does not take what the leader's takes (22P02)",
+                f"run on this follower what was run on the leader, such as ALTER TYPE ... ADD VALUE: {own_types}",
+                where,
+            )
         constraint = f" {error.diag.constraint_name}" if error.diag.constraint_name else ""
         return DivergenceError(f"{condition(error)} ({error.sqlstate}){constraint}", _REPAIR, where)
+
+    def _translate(self, error: psycopg.Error, where: str) -> CdcError:
+        """Where the table changed under us the next session finds out how, and says what to do."""
+        if error.sqlstate in _CHANGED_SHAPE:
+            return BlockedError(
+                f"the table is not what it was: {condition(error)} ({error.sqlstate})",
+                "make its columns those of the leader; the next try says which they are",
+                where,
+            )
+        return translate(error, where)
 
     def _place(self, plan: TablePlan, change: Change) -> str:
         verb, _, _, _, _, commit_lsn, seq, _ = change
@@ -425,6 +436,19 @@ class PostgresTarget:
 
 _VERBS = {"c": "insert", "u": "update", "d": "delete"}
 _REPAIR = "the follower's rows differ from the leader's: make them equal, or bootstrap it anew"
+
+
+_CHANGED_SHAPE = ("0A000", "3F000", "42703", "42704", "42804", "42883", "42P01", "428C9")
+"""A column, type or table that is gone or was changed while we used it."""
+
+
+def _drop_not_null(plan: TablePlan, column: str) -> str:
+    table = sql.Identifier(*plan.schema.table).as_string(None)
+    name = sql.Identifier(column).as_string(None)
+    return (
+        f"run on this follower, after {FIRST}: ALTER TABLE {table} ALTER COLUMN {name} DROP NOT NULL, "
+        "or SET DEFAULT, or DROP COLUMN if the leader dropped it"
+    )
 
 
 def _key_names(plan: TablePlan) -> str:

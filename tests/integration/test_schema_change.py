@@ -1,18 +1,239 @@
-"""A change of a relation is seen; the applier waits before the first row that it cannot place."""
+"""A change of a relation is seen; the applier waits before the first row that it cannot place, and says what to run."""
+
+from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import pytest
 
 from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
-from tests.support.pipeline import FOLLOWER, rows_of, run_sql
+from tests.support.contents import contents
+from tests.support.pipeline import FOLLOWER, Pipeline, rows_of, run_sql
 
 APPLY = f"apply {FOLLOWER}"
+WRITABLE = "SET default_transaction_read_only = off"
+AS_APPLY_SAYS = (WRITABLE, "SET session_replication_role = replica")
 
 
-def test_a_missing_column_blocks_until_its_ddl_has_run(pipelines: Pipelines, postgres_version: int):
-    pipeline = pipelines.new("CREATE TABLE t (id int PRIMARY KEY, x text)", version=postgres_version)
+@dataclass(frozen=True)
+class Change:
+    """`t` stands for the name of the table, of which each change has its own. `leader` are transactions, the first
+    of which can be placed; `says` is in the error; `run` is run on the follower, `says` itself where it is empty."""
+
+    name: str
+    table: str
+    leader: tuple[str, ...]
+    says: str
+    run: tuple[str, ...] = ()
+    renamed: str = "t"
+
+
+FILL = "INSERT INTO t (id) SELECT generate_series(1, 200)"
+CHANGES = (
+    Change(
+        "number_to_text", "id int PRIMARY KEY, x int",
+        ("INSERT INTO t VALUES (1, 7)", "ALTER TABLE t ALTER x TYPE text", "INSERT INTO t VALUES (2, 'seven')"),
+        'ALTER TABLE "public"."t" ALTER COLUMN "x" TYPE text',
+    ),
+    Change(
+        "longer", "id int PRIMARY KEY, x varchar(5)",
+        (FILL, "ALTER TABLE t ALTER x TYPE varchar(50)", "UPDATE t SET x = 'short' WHERE id = 1",
+         "DELETE FROM t WHERE id = 2"),
+        'ALTER TABLE "public"."t" ALTER COLUMN "x" TYPE character varying(50)',
+    ),
+    Change(
+        "finer", "id int PRIMARY KEY, x numeric(5,2)",
+        ("INSERT INTO t VALUES (1, 1.5)", "ALTER TABLE t ALTER x TYPE numeric(9,4)",
+         "INSERT INTO t VALUES (2, 0.0001)"),
+        'ALTER TABLE "public"."t" ALTER COLUMN "x" TYPE numeric(9,4)',
+    ),
+    Change(
+        "text_to_number", "id int PRIMARY KEY, x text, y text",
+        ("INSERT INTO t VALUES (1, '7', 'a')",
+         "ALTER TABLE t ALTER x TYPE int USING x::int, ALTER y TYPE jsonb USING to_jsonb(y)",
+         "INSERT INTO t VALUES (2, 8, '{}')"),
+        'TYPE integer USING "x"::integer, ALTER COLUMN "y" TYPE jsonb USING "y"::jsonb',
+        ("ALTER TABLE t ALTER x TYPE int USING x::int, ALTER y TYPE jsonb USING to_jsonb(y)",),
+    ),
+    Change(
+        "key_in_a_transaction", "id int PRIMARY KEY, x text",
+        (FILL, "INSERT INTO t VALUES (1001, 'old'); ALTER TABLE t ALTER id TYPE bigint; "
+         "INSERT INTO t VALUES (5000000000, 'new'); UPDATE t SET id = id + 5000000000 WHERE id % 2 = 0; "
+         "DELETE FROM t WHERE id < 9"),
+        'ALTER TABLE "public"."t" ALTER COLUMN "id" TYPE bigint',
+    ),
+    Change(
+        "renamed_column", "id int PRIMARY KEY, x text, other int",
+        ("INSERT INTO t VALUES (1, 'x')", "ALTER TABLE t RENAME x TO z; INSERT INTO t VALUES (2, 'y')",
+         "UPDATE t SET z = z || 'z'"),
+        'ALTER TABLE "public"."t" RENAME COLUMN "x" TO "z"',
+    ),
+    Change(
+        "dropped_and_added", "id int PRIMARY KEY, x int",
+        (FILL, "ALTER TABLE t DROP x; ALTER TABLE t ADD x text DEFAULT 'd'; INSERT INTO t (id) VALUES (-1)"),
+        'ALTER TABLE "public"."t" ALTER COLUMN "x" TYPE text',
+        ("ALTER TABLE t DROP x", "ALTER TABLE t ADD x text DEFAULT 'd'"),
+    ),
+    Change(
+        "added_with_default", "id int PRIMARY KEY",
+        (FILL, "ALTER TABLE t ADD n int NOT NULL DEFAULT 5", "UPDATE t SET n = 6 WHERE id = 7"),
+        "with the DEFAULT that it was given there: ALTER TABLE \"public\".\"t\" ADD COLUMN \"n\" integer",
+        ("ALTER TABLE t ADD n int NOT NULL DEFAULT 5",),
+    ),
+    Change(
+        "dropped_not_null", "id int PRIMARY KEY, x int NOT NULL",
+        ("INSERT INTO t VALUES (1, 1)", "ALTER TABLE t DROP x", "UPDATE t SET id = 7; INSERT INTO t VALUES (2)"),
+        'ALTER TABLE "public"."t" ALTER COLUMN "x" DROP NOT NULL',
+        ("ALTER TABLE t DROP COLUMN x",),
+    ),
+    Change(
+        "renamed_table", "id int PRIMARY KEY",
+        (FILL, "ALTER TABLE t RENAME TO t_new", "DELETE FROM t_new WHERE id > 9"),
+        "if the leader renamed it or its schema, rename it here, too",
+        ("ALTER TABLE t RENAME TO t_new",),
+        renamed="t_new",
+    ),
+    Change(
+        "new_partition", "id int PRIMARY KEY) PARTITION BY RANGE (id",
+        ("CREATE TABLE t_0 PARTITION OF t FOR VALUES FROM (0) TO (9)",
+         "INSERT INTO t VALUES (1); CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (9) TO (99);"
+         "INSERT INTO t VALUES (10)"),
+        "table public.t_1 does not exist here",
+        ("CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (9) TO (99)",),
+        renamed="t_1",
+    ),
+    Change(
+        "new_type", "id int PRIMARY KEY",
+        (FILL, "CREATE TYPE t_mood AS ENUM ('ok'); ALTER TABLE t ADD m t_mood[]; INSERT INTO t VALUES (-1, '{ok}')"),
+        "make the type public.t_mood as it is on the leader; then run on this follower",
+        ("CREATE TYPE t_mood AS ENUM ('ok')", "ALTER TABLE t ADD m t_mood[]"),
+    ),
+    Change(
+        "new_label", "id int PRIMARY KEY, m public.mood",
+        ("INSERT INTO t VALUES (1, 'ok')", "ALTER TYPE mood ADD VALUE 't'", "INSERT INTO t VALUES (2, 't')"),
+        "such as ALTER TYPE ... ADD VALUE: m (public.mood)",
+        ("ALTER TYPE mood ADD VALUE 't'",),
+    ),
+)  # fmt: skip
+EARLY = ("CREATE TABLE {} (id int PRIMARY KEY, x int)", "INSERT INTO {} VALUES (1, 1)")
+
+
+def named(change: Change, text: str) -> str:
+    return re.sub(r"\bt(?=\b|_)", change.name, text)
+
+
+@pytest.fixture
+def group(module_pipelines: Pipelines, postgres_version: int) -> Pipeline:
+    """A running group with the tables of all changes."""
+
+    def build() -> Pipeline:
+        tables = [named(change, f"CREATE TABLE t ({change.table})") for change in CHANGES]
+        pipeline = module_pipelines.new(
+            "CREATE TYPE mood AS ENUM ('ok')", *tables, EARLY[0].format("early"), EARLY[0].format("gone"),
+            version=postgres_version,
+        )  # fmt: skip
+        return pipeline.init().bootstrap().start()
+
+    return module_pipelines.kept(postgres_version, build)
+
+
+def said_since(group: Pipeline, length: int, text: str) -> bool:
+    return text in group.log_of(APPLY)[length:]
+
+
+def wait_said(group: Pipeline, length: int, text: str) -> None:
+    assert wait_for(lambda: said_since(group, length, text), seconds=15), group.group.tail_of_logs()
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
+def test_apply_waits_before_the_first_row_without_a_place(postgres_version: int, group: Pipeline, change: Change):
+    follower, table = group.followers[FOLLOWER], named(change, "public.t")
+    first, *later = (named(change, text) for text in change.leader)
+    if change.name == "new_partition":
+        run_sql(follower, *AS_APPLY_SAYS, first)
+    group.execute(first)
+    group.catch_up()
+    before, length = contents(follower, table), len(group.log_of(APPLY))
+
+    # When the leader goes on where the follower cannot.
+    for text in later:
+        group.execute(f"BEGIN; {text}; COMMIT" if "ADD VALUE" not in text else text)
+    says = named(change, change.says)
+    wait_said(group, length, says)
+
+    # Then nothing of it is there, until what apply says has been run; then all of it, by itself.
+    assert "blocked until somebody acts" in group.log_of(APPLY)[length:]
+    assert contents(follower, table) == before
+    run_sql(follower, *AS_APPLY_SAYS, *(named(change, text) for text in change.run or (says,)))
+    group.catch_up()
+    group.assert_equal(named(change, f"public.{change.renamed}"))
+
+
+def test_follower_may_be_changed_first(postgres_version: int, group: Pipeline):
+    # Given a table that apply has written to.
+    group.execute("INSERT INTO early SELECT i, i FROM generate_series(2, 200) i")
+    group.catch_up()
+
+    # When its types are widened on the follower, then its rows go on arriving.
+    wider = "ALTER TABLE early ALTER id TYPE text, ALTER x TYPE bigint"
+    run_sql(group.followers[FOLLOWER], *AS_APPLY_SAYS, wider)
+    group.execute("UPDATE early SET x = -x", "DELETE FROM early WHERE id = 9", "UPDATE early SET id = -id WHERE id < 5")
+    group.catch_up()
+    group.assert_equal("public.early")
+
+    # And when the leader follows, nobody has to act.
+    length = len(group.log_of(APPLY))
+    group.execute(wider, "INSERT INTO early VALUES ('new', 5000000000)", "DELETE FROM early WHERE id = '7'")
+    group.catch_up()
+    group.assert_equal("public.early")
+    assert not said_since(group, length, "blocked")
+
+
+def test_column_that_is_dropped_on_the_follower_blocks(postgres_version: int, group: Pipeline):
+    # Given a table that apply has written to, when a column of it is dropped on the follower.
+    follower = group.followers[FOLLOWER]
+    group.execute("INSERT INTO gone SELECT i, i FROM generate_series(2, 200) i")
+    group.catch_up()
+    length = len(group.log_of(APPLY))
+    run_sql(follower, *AS_APPLY_SAYS, "ALTER TABLE gone DROP x")
+    group.execute("INSERT INTO gone VALUES (1000, 1000)")
+
+    # Then apply says how to get it back, and goes on with it.
+    ddl = 'ALTER TABLE "public"."gone" ADD COLUMN "x" integer'
+    wait_said(group, length, ddl)
+    run_sql(follower, *AS_APPLY_SAYS, ddl)
+    group.catch_up()
+    assert rows_of(follower, "SELECT count(*), max(x) FROM gone") == [(200, 1000)]
+
+
+def test_what_needs_no_place_does_not_block(postgres_version: int, group: Pipeline):
+    # Given changes of a table that change none of its columns.
+    name = f"quiet_{postgres_version}"
+    run_sql(group.followers[FOLLOWER], *AS_APPLY_SAYS, EARLY[0].format(name))
+    group.execute(EARLY[0].format(name))
+    group.run("init")
+    length = len(group.log_of(APPLY))
+    for ddl in (
+        "ALTER TABLE {} ALTER x SET DEFAULT 7", "ALTER TABLE {} REPLICA IDENTITY FULL",
+        "CREATE UNIQUE INDEX {0}_x ON {0} (x)", "ALTER TABLE {} ALTER x SET NOT NULL",
+        "ALTER TABLE {0} REPLICA IDENTITY USING INDEX {0}_x", "ALTER TABLE {} REPLICA IDENTITY DEFAULT",
+        "ALTER TABLE {} SET (fillfactor = 50)", "ALTER TABLE {} ADD CHECK (x < 9999)", "ANALYZE {}",
+    ):  # fmt: skip
+        group.execute(
+            ddl.format(name),
+            f"INSERT INTO {name} (id) SELECT coalesce(max(id), 0) + 1 FROM {name}",
+            f"UPDATE {name} SET x = 100 + id",
+        )
+    group.catch_up()
+
+    group.assert_equal(f"public.{name}")
+    assert not said_since(group, length, "blocked")
+
+
+def test_a_missing_column_blocks_until_its_ddl_has_run(pipelines: Pipelines):
+    pipeline = pipelines.new("CREATE TABLE t (id int PRIMARY KEY, x text)")
     pipeline.init().bootstrap().start()
     pipeline.execute(
         "INSERT INTO t VALUES (1, 'before')",
@@ -48,6 +269,35 @@ def test_a_table_that_only_the_leader_has_blocks(pipelines: Pipelines):
     )
     pipeline.catch_up()
     pipeline.assert_equal()
+
+
+def test_columns_in_another_order_and_of_its_own_are_the_followers_affair(pipelines: Pipelines, postgres_version: int):
+    # Given a follower whose table has the columns the other way round, and more of them.
+    pipeline = pipelines.new(
+        "CREATE TABLE t (id int, x text, n numeric, PRIMARY KEY (id, x))", version=postgres_version
+    )
+    pipeline.init().bootstrap()
+    follower = pipeline.followers[FOLLOWER]
+    run_sql(
+        follower, *AS_APPLY_SAYS, "DROP TABLE t",
+        "CREATE TABLE t (own serial, n numeric, at timestamptz NOT NULL DEFAULT now(), x text, "
+        "twice numeric GENERATED ALWAYS AS (n * 2) STORED, id int, PRIMARY KEY (x, id))",
+    )  # fmt: skip
+    pipeline.start()
+
+    # When the leader writes, by sets and one by one.
+    pipeline.execute(
+        "INSERT INTO t SELECT i, 'x' || i, i FROM generate_series(1, 300) i",
+        "UPDATE t SET n = n + 1",
+        "UPDATE t SET x = 'y' WHERE id % 3 = 0",
+        "DELETE FROM t WHERE id % 5 = 0",
+        "INSERT INTO t VALUES (0, '', NULL)",
+    )
+    pipeline.catch_up()
+
+    rows = "SELECT id, x, n FROM t ORDER BY 1"
+    assert rows_of(follower, rows) == rows_of(pipeline.leader, rows)
+    assert rows_of(follower, "SELECT count(*) FROM t WHERE twice IS DISTINCT FROM n * 2 OR at IS NULL") == [(0,)]
 
 
 @pytest.mark.parametrize("ddl", ["ALTER TABLE t DROP COLUMN x", "ALTER TABLE t ADD COLUMN y int"])

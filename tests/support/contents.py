@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-_PINNED = " ".join(
+PINNED = " ".join(
     f"-c {name}={value}"
     for name, value in {
         "DateStyle": "ISO",
@@ -31,7 +31,7 @@ def digests(dsn: str, prefix: str | tuple[str, ...] = "") -> dict[str, tuple[int
     """Number of rows and a hash over their text, by table (schema.table); of all whose name begins with
     `prefix`, or one of several."""
     found: dict[str, tuple[int, str | None]] = {}
-    with psycopg.connect(dsn, autocommit=True, options=_PINNED) as connection:
+    with psycopg.connect(dsn, autocommit=True, options=PINNED) as connection:
         for schema, name in connection.execute(_TABLES).fetchall():
             table = f"{schema}.{name}"
             if not table.startswith(prefix):
@@ -49,7 +49,7 @@ def digests(dsn: str, prefix: str | tuple[str, ...] = "") -> dict[str, tuple[int
 def contents(dsn: str, table: str) -> list[str]:
     """The rows of a table (not of those that inherit from it), each as its text, in an order of their own."""
     query = sql.SQL('SELECT {row}::text FROM ONLY {table} AS {row} ORDER BY {row}::text COLLATE "C"')
-    with psycopg.connect(dsn, autocommit=True, options=_PINNED) as connection:
+    with psycopg.connect(dsn, autocommit=True, options=PINNED) as connection:
         for schema, name in connection.execute(_TABLES).fetchall():
             if f"{schema}.{name}" == table:
                 statement = query.format(row=_ROW, table=sql.Identifier(schema, name))

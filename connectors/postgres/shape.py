@@ -1,0 +1,160 @@
+"""Whether a follower's table has a place for every row of a shape, and the DDL that makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import sql
+
+from cdc.errors import BlockedError
+from cdc.events.column_types import ColumnType, holds
+from cdc.events.table import Column, TableSchema
+from connectors.postgres.catalog import TableFacts
+from connectors.postgres.connection import translated
+
+FIRST = "SET default_transaction_read_only = off; SET session_replication_role = replica"
+"""In that role the leader's event triggers, which came with its schema, do not fire."""
+
+
+def require_place(
+    connection: psycopg.Connection, schema: TableSchema, facts: TableFacts | None, log_name: str, node: str
+) -> TableFacts:
+    """The facts again. Raises BlockedError, with the statement to run, where a row could not be placed as it is."""
+    shape = _Shape(connection, schema, log_name, node)
+    with translated(node):
+        if facts is None:
+            raise shape.no_table()
+        error = shape.problem(facts)
+    if error is not None:
+        raise error
+    return facts
+
+
+class _Shape:
+    """One shape of the leader beside one table of the follower."""
+
+    def __init__(self, connection: psycopg.Connection, schema: TableSchema, log_name: str, node: str) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._log = log_name
+        self._node = node
+        self._table = sql.Identifier(*schema.table).as_string(None)
+
+    def no_table(self) -> BlockedError:
+        columns = self._schema.columns
+        definitions = ", ".join(map(self._definition, columns))
+        return BlockedError(
+            f"table {self._schema.table} does not exist here",
+            f"{self._types_first(columns)}if the leader renamed it or its schema, rename it here, too; if it is new, "
+            f"run on this follower, after {FIRST}: CREATE TABLE {self._table} ({definitions}), with the leader's keys, "
+            "defaults and partitions",
+            self._node,
+        )
+
+    def problem(self, facts: TableFacts) -> BlockedError | None:
+        """None when there is a place for every row."""
+        columns = self._schema.columns
+        there = facts.types.keys() | facts.generated
+        missing = [column for column in columns if column.name not in there]
+        if missing:
+            return self._no_column(missing, facts)
+        unlike = [column for column in columns if column.name in facts.types and not self._fits(column, facts)]
+        return self._other_type(unlike, facts) if unlike else None
+
+    def _fits(self, column: Column, facts: TableFacts) -> bool:
+        here = facts.types[column.name]
+        there = ColumnType(column.type, column.typmod)
+        if holds(here, there):
+            return here.domain or here == there or self._never_changed(column)
+        # The same type in another schema, as extensions are: it is not here under the leader's name.
+        same_name = here.name.partition(".")[2] == column.type.partition(".")[2]
+        return same_name and here.typmod in (-1, column.typmod) and not self._known(column)
+
+    def _never_changed(self, column: Column) -> bool:
+        """Whether the leader's column always had this type: then it is the follower's that was widened. A change on
+        the leader may have written values anew, of which the log says nothing: the follower must run it, too."""
+        rows = self._connection.execute(
+            "SELECT DISTINCT c->>1, (c->>2)::int FROM cdc.relation, jsonb_array_elements(description->'columns') c "
+            "WHERE log = %s AND description->>'schema' = %s AND description->>'table' = %s AND c->>0 = %s",
+            (self._log, *self._schema.table, column.name),
+        ).fetchall()
+        return rows == [(column.type, column.typmod)]
+
+    def _no_column(self, missing: Sequence[Column], facts: TableFacts) -> BlockedError:
+        names = ", ".join(column.name for column in missing)
+        added = ", ".join(f"ADD COLUMN {self._definition(column)}" for column in missing)
+        return BlockedError(
+            f"table {self._schema.table} has no column {names}",
+            f"{self._types_first(missing)}run on this follower, after {FIRST}: {self._renames(missing, facts)}if new "
+            f"on the leader, with the DEFAULT that it was given there: ALTER TABLE {self._table} {added}",
+            self._node,
+        )
+
+    def _renames(self, missing: Sequence[Column], facts: TableFacts) -> str:
+        """Which of the columns that only the follower has may have got a new name on the leader."""
+        sent = {column.name for column in self._schema.columns}
+        own = [name for name in facts.types if name not in sent]
+        pairs = [
+            f"ALTER TABLE {self._table} RENAME COLUMN {_quoted(name)} TO {_quoted(column.name)}"
+            for column in missing
+            for name in own
+            if facts.types[name].name == column.type
+        ]
+        return f"if renamed on the leader: {' or '.join(pairs)}; " if pairs else ""
+
+    def _other_type(self, unlike: Sequence[Column], facts: TableFacts) -> BlockedError:
+        told = ", ".join(
+            f"{column.name} is {facts.columns[column.name]} here and {self._type(column)} on the leader"
+            for column in unlike
+        )
+        changes = ", ".join(
+            f"ALTER COLUMN {_quoted(column.name)} TYPE {self._type(column)}{self._using(column, facts)}"
+            for column in unlike
+        )
+        return BlockedError(
+            f"table {self._schema.table} has another type: column {told}",
+            f"{self._types_first(unlike)}run on this follower, with the leader's USING if it had one, after {FIRST}: "
+            f"ALTER TABLE {self._table} {changes}",
+            self._node,
+        )
+
+    def _using(self, column: Column, facts: TableFacts) -> str:
+        """ALTER TABLE goes by assignment, which not every cast allows."""
+        row = self._connection.execute(
+            "SELECT typcategory = 'S' OR t.oid = h.oid OR EXISTS (SELECT FROM pg_cast "
+            "WHERE castsource = h.oid AND casttarget = t.oid AND castcontext <> 'e') "
+            "FROM pg_type t, (SELECT to_regtype(%s)::oid AS oid) h WHERE t.oid = to_regtype(%s)",
+            (_quoted(*facts.types[column.name].name.split(".", 1)), _quoted(*column.type.split(".", 1))),
+        ).fetchone()
+        assigned = row is None or row[0]
+        return "" if assigned else f" USING {_quoted(column.name)}::{self._type(column)}"
+
+    def _definition(self, column: Column) -> str:
+        return f"{_quoted(column.name)} {self._type(column)}"
+
+    def _type(self, column: Column) -> str:
+        """As DDL writes it, with its modifier; a type that is unknown here by its name only."""
+        name = _quoted(*column.type.split(".", 1))
+        row = self._connection.execute("SELECT format_type(to_regtype(%s), %s)", (name, column.typmod)).fetchone()
+        if row and row[0]:
+            return str(row[0])
+        schema, element = _element(column.type).split(".", 1)
+        return _quoted(schema, element) + ("[]" if _element(column.type) != column.type else "")
+
+    def _known(self, column: Column) -> bool:
+        name = _quoted(*column.type.split(".", 1))
+        return self._connection.execute("SELECT to_regtype(%s)", (name,)).fetchone() != (None,)
+
+    def _types_first(self, columns: Sequence[Column]) -> str:
+        unknown = sorted({_element(column.type) for column in columns if not self._known(column)})
+        return f"make the type {', '.join(unknown)} as it is on the leader; then " if unknown else ""
+
+
+def _element(type_name: str) -> str:
+    """The type of what an array holds; PostgreSQL names the array after it."""
+    return type_name.replace("._", ".", 1)
+
+
+def _quoted(*names: str) -> str:
+    return sql.Identifier(*names).as_string(None)
