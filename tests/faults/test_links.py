@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
 
+from cdc.errors import RetryableError
 from cdc.local import find_kafka
 from cdc.local.apache_kafka import ApacheKafka
 from cdc.local.processes import wait_for
@@ -174,6 +175,41 @@ def test_each_link_fails_in_each_way_for_half_a_minute(group: tuple[Pipeline, Li
         while time.monotonic() < started + 30:
             bank.transacts(20)
         lags(pipeline, links)
+
+
+def test_a_reader_that_lost_its_broker_does_not_call_the_topic_gone(group: tuple[Pipeline, Links]):
+    pipeline, links = group
+    proxy = links["kafka-apply"]
+    with LogReader(common_settings(proxy.address, "test"), pipeline.group.topic) as reader:
+        low, high = reader.watermarks()
+        reader.seek(low)
+        assert reader.consume(1, 10)
+        with proxy.during(CUT):
+            for _ in range(2):
+                reader.consume(1, 0.2)
+                with pytest.raises(RetryableError):
+                    reader.watermarks()
+
+        def found() -> bool:
+            with suppress(RetryableError):
+                return reader.watermarks() >= (low, high)
+            return False
+
+        assert wait_for(found, seconds=20)
+
+
+def test_who_asks_for_lag_does_not_wait_for_a_server_that_says_nothing(
+    group: tuple[Pipeline, Links], monkeypatch: pytest.MonkeyPatch
+):
+    pipeline, links = group
+    monkeypatch.setenv("CDC_NODES", pipeline.group.environment[CAPTURE]["CDC_NODES"])
+    with spoilt(links, ("leader-capture", "apply-follower"), HALF_OPEN):
+        done = pipeline.group.run("lag", "--json", seconds=30)
+    report = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert "no connection" in report["leader_problem"]
+    assert "no connection" in report["followers"][0]["problem"]
+    assert report["log"]["position"]
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class ScriptedStream:
     def __init__(self) -> None:
         self.batches: deque[list[bytes]] = deque()
         self.statuses: list[tuple[int, int, int]] = []
+        self.asked = False
         self.reads = 0
 
     def identify(self) -> SystemFacts:
@@ -230,6 +231,41 @@ def test_kafka_alone_being_away_ends_nothing(clock: Clock) -> None:
     played = Played(clock)
     played.step(relation(), *insert(200))
     for _ in range(50):
+        played.step(seconds=1.0)
+
+
+def test_a_silent_leader_is_asked_and_one_that_answers_is_kept(clock: Clock) -> None:
+    played = Played(clock)
+    played.heartbeat_silence = 1000.0
+    for _ in range(20):
+        played.step(seconds=9.0)
+        assert not played.stream.asked
+        played.step(seconds=2.0)
+        assert played.stream.asked
+        played.step(wire.keepalive(100))
+
+
+def test_a_leader_that_neither_answers_nor_takes_heartbeats_is_given_up(clock: Clock) -> None:
+    played = Played(clock)
+    played.heartbeat_silence = 30.0
+    played.step(seconds=19.0)
+    with pytest.raises(RetryableError, match="has not answered for 21 s"):
+        played.step(seconds=2.0)
+
+
+def test_a_leader_that_decodes_for_minutes_is_left_to_it_while_it_takes_heartbeats(clock: Clock) -> None:
+    played = Played(clock)
+    for _ in range(30):
+        played.step(seconds=10.0)
+    with pytest.raises(RetryableError, match="has not answered for 310 s"):
+        played.step(seconds=10.0)
+
+
+def test_a_leader_to_whom_nobody_listens_is_not_silent(clock: Clock) -> None:
+    played = Played(clock, max_in_flight_bytes=1)
+    played.heartbeat_silence = 4.0
+    played.step(relation(), *insert(200))
+    for _ in range(400):
         played.step(seconds=1.0)
 
 
