@@ -123,7 +123,7 @@ class Guardian:
         self._topic = topic
         self._identity = identity
         self._place = place
-        self._found: TerminalError | None = None
+        self._found: Exception | None = None
         self._said: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guardian", daemon=True)
@@ -137,7 +137,7 @@ class Guardian:
         self._thread.join(_JOIN_SECONDS)
 
     def check(self) -> None:
-        """Raises the TerminalError that was found."""
+        """Raises the TerminalError that was found, or what ended the thread."""
         if self._found is not None:
             raise self._found
 
@@ -171,6 +171,9 @@ class Guardian:
                 # The session itself meets whatever it cannot work with.
                 log.debug("guardian interrupted", error=str(error))
                 self._stop.wait(backoff.next_wait())
+            except Exception as error:
+                # A bug: the session must not go on unguarded without a word.
+                self._found = error
 
     def _look_on(self, backoff: Backoff) -> None:
         leader = self._connect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from connectors.kafka.settings import QUIET, Settings
 _REQUEST_SECONDS = 5.0
 """Short: a daemon that is told to stop waits for it."""
 _CREATE_SECONDS = 30.0
+_LATE_SECONDS = 5.0
+"""A client may be late with saying that a request was not answered in time: on a busy machine, when brokers go."""
 _VISIBLE_SECONDS = 15.0
 _ASK_TIMES, _ASK_AGAIN_SECONDS = 5, 0.5
 """A broker that has just started may not know its topics yet."""
@@ -79,9 +82,8 @@ class LogAdmin:
     def find(self) -> TopicFacts | None:
         """None when the topic does not exist. Raises RetryableError when no broker answers."""
         try:
-            described = self._client.describe_topics(TopicCollection([self._topic]), request_timeout=_REQUEST_SECONDS)[
-                self._topic
-            ].result(_REQUEST_SECONDS + 5)
+            asked = self._client.describe_topics(TopicCollection([self._topic]), request_timeout=_REQUEST_SECONDS)
+            described = self._answer(asked[self._topic], _REQUEST_SECONDS)
             config = self._config()
         except KafkaException as error:
             if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -128,17 +130,29 @@ class LogAdmin:
         )
         futures = self._client.create_topics([new], request_timeout=_CREATE_SECONDS, validate_only=validate_only)
         try:
-            futures[self._topic].result(_CREATE_SECONDS + 5)
+            self._answer(futures[self._topic], _CREATE_SECONDS)
         except KafkaException as error:
             if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
             raise self._creation_error(error) from error
         return True
 
+    def _answer(self, future: Future[Any], seconds: float) -> Any:
+        """Of a request that was given `seconds`."""
+        try:
+            return future.result(seconds + _LATE_SECONDS)
+        except TimeoutError as error:
+            self._client = self._new_client()
+            raise RetryableError(
+                f"kafka has not answered for {seconds + _LATE_SECONDS:.0f} s",
+                "see that the brokers run and can be reached",
+                self._where,
+            ) from error
+
     def _config(self) -> dict[str, str]:
         resource = ConfigResource(ResourceType.TOPIC, self._topic)
         future = self._client.describe_configs([resource], request_timeout=_REQUEST_SECONDS)[resource]
-        entries: dict[str, Any] = future.result(_REQUEST_SECONDS + 5)
+        entries: dict[str, Any] = self._answer(future, _REQUEST_SECONDS)
         return {name: entry.value for name, entry in entries.items() if entry.value is not None}
 
     def _wait_until_described(self) -> None:

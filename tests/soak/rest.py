@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tests.soak.findings import Findings
 from tests.soak.nemesis import Nemesis
 from tests.soak.resources import ResourceWatch
-from tests.soak.schedule import FOLLOWERS, SERVERS
+from tests.soak.schedule import DAEMONS, FOLLOWERS, SERVERS
 from tests.soak.stage import Stage
 from tests.support.contents import contents, digests
 from tests.support.pipeline import LEADER
@@ -34,6 +34,9 @@ def rest(
         return
     if seconds > _SLOW_SECONDS:
         findings.note(f"it took {seconds:.1f} s to catch up at rest")
+    for name in DAEMONS:
+        if "Traceback" in stage.logs()[name].read_text(errors="replace"):
+            findings.violation(f"{name} has a traceback in its log")
     rows = _compare(stage, findings)
     resources.rest(stop)
     findings.rests += 1
