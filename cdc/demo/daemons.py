@@ -62,11 +62,11 @@ class Daemons:
         """Raises DemoError when one ended that was not killed."""
         for daemon in self._daemons.values():
             if not daemon.killed and not daemon.running:
-                raise self.failure(daemon.name, daemon.process)
+                raise self.failure(daemon.name, daemon.process.returncode)
 
-    def failure(self, name: str, process: subprocess.Popen[bytes]) -> DemoError:
-        log_tail = tail_of(self._group.log_of(name), 12)
-        return DemoError(f"cdc {name} ended with code {process.returncode}", log_tail=log_tail)
+    def failure(self, name: str, code: int) -> DemoError:
+        """With the end of its log."""
+        return DemoError(f"cdc {name} ended with code {code}", log_tail=tail_of(self._group.log_of(name), 12))
 
     def stop(self) -> dict[str, int | None]:
         """SIGTERM to each, those that read before the one that writes; None for one that had to be killed."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psycopg
 
 from cdc.local import LocalServerError
@@ -20,3 +23,12 @@ def database_trouble(error: psycopg.Error, where: str) -> DemoError:
     return DemoError(
         f"unexpected database error {type(error).__name__} ({error.sqlstate or 'no SQLSTATE'})", where=where
     )
+
+
+@contextmanager
+def asking(where: str) -> Iterator[None]:
+    """psycopg's errors leave as the demo's own, with `where` as the place."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise database_trouble(error, where) from error

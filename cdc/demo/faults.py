@@ -42,12 +42,12 @@ def kill_and_restart(
     restarted_at = scene.daemons.start(command).since
     scene.say(f"{name} started again; the leader is at transaction {scene.journal.newest}")
     for follower, sight in sights.items():
-        _wait_for_number(scene, sight, visible[follower] + 1, f"{name} does not come back: {follower} stays behind")
-    recovered_at = max(_seen(sight, visible[follower] + 1) for follower, sight in sights.items())
+        wait_for_number(scene, sight, visible[follower] + 1, f"{name} does not come back: {follower} stays behind")
+    recovered_at = max(when_seen(sight, visible[follower] + 1) for follower, sight in sights.items())
     backlog_end = scene.journal.newest
     for follower, sight in sights.items():
-        _wait_for_number(scene, sight, backlog_end, f"{follower} does not catch up after {name} came back")
-    caught_up = {follower: _seen(sight, backlog_end) for follower, sight in sights.items()}
+        wait_for_number(scene, sight, backlog_end, f"{follower} does not catch up after {name} came back")
+    caught_up = {follower: when_seen(sight, backlog_end) for follower, sight in sights.items()}
     kill = Kill(
         daemon=name,
         at_seconds=round(into_load, 1),
@@ -63,11 +63,13 @@ def kill_and_restart(
     return kill, [Disturbance(follower, killed_at, at) for follower, at in caught_up.items()]
 
 
-def _wait_for_number(scene: Scene, sight: Sight, number: int, complaint: str) -> None:
+def wait_for_number(scene: Scene, sight: Sight, number: int, complaint: str) -> None:
+    """Until a follower shows that transaction. Raises DemoError when it does not."""
     if not scene.wait_until(lambda: sight.newest >= number, _RECOVERY_SECONDS):
         raise DemoError(f"{complaint} (waited for {_RECOVERY_SECONDS:g} s)")
 
 
-def _seen(sight: Sight, number: int) -> float:
+def when_seen(sight: Sight, number: int) -> float:
+    """When a follower showed it first; now, if nobody can tell."""
     at = sight.seen_at(number)
     return time.monotonic() if at is None else at

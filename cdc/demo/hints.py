@@ -7,17 +7,17 @@ from pathlib import Path
 
 import click
 
-from cdc.demo.servers import FOLLOWERS, LEADER, NODES, Servers
+from cdc.demo.servers import FOLLOWERS, NODES, Servers
 from cdc.local.group import Group
 
 _INSERT = "\"INSERT INTO coupons VALUES ('MINE', 5, 'none')\""
 _SELECT = "\"SELECT * FROM coupons WHERE code = 'MINE'\""
 
 
-def print_hints(group: Group, servers: Servers, *, to_stderr: bool) -> None:
+def print_hints(group: Group, servers: Servers, leader: str, *, to_stderr: bool) -> None:
     """DSNs hold the passwords of these servers, which live until Ctrl-C."""
-    follower = FOLLOWERS[0]
-    path = f"{Path(sys.executable).parent}:{servers.postgres[LEADER].bin_dir}:$PATH"
+    follower = FOLLOWERS[-1]
+    path = f"{Path(sys.executable).parent}:{servers.postgres[leader].bin_dir}:$PATH"
     lines = [
         "",
         "Everything is left running until Ctrl-C.",
@@ -34,7 +34,7 @@ def print_hints(group: Group, servers: Servers, *, to_stderr: bool) -> None:
         "  cdc tail",
         "",
         "  # what is written to the leader is there on a follower",
-        f"  psql {servers.dsn(LEADER)} -c {_INSERT}",
+        f"  psql {servers.dsn(leader)} -c {_INSERT}",
         f"  psql {servers.dsn(follower)} -c {_SELECT}",
         "",
         "  # a follower refuses writes, also when a role turns default_transaction_read_only off",

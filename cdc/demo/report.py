@@ -50,6 +50,35 @@ class Kill:
 
 
 @dataclass(frozen=True)
+class FailoverReport:
+    """The leader's server died, and another node took over. Asynchronous replication may lose the last moments: what
+    was acknowledged and is lost is counted, and must be in the export of what only the old leader had."""
+
+    old_leader: str
+    new_leader: str
+    promote_to_first_write_seconds: float
+    """From the start of `cdc promote` until a client's commit was acknowledged by the new leader."""
+    write_outage_seconds: float
+    """Between the last commit that a client was told of by the old leader and the first by the new one."""
+    promote_seconds: float
+    """The whole command."""
+    promotion: dict[str, Any]
+    """Its own report."""
+    rejoin_seconds: float = 0.0
+    """From the start of `cdc rejoin` until the old leader had caught up."""
+    acknowledged_lost: int = 0
+    lost_not_exported: int = 0
+    tail_exported: int = 0
+    """Transactions that only the old leader had; those that nobody was told of included."""
+    tail_changes: int = 0
+    equal: bool = False
+
+    @property
+    def passed(self) -> bool:
+        return self.equal and self.lost_not_exported == 0
+
+
+@dataclass(frozen=True)
 class FollowerReport:
     """One follower's verdict."""
 
@@ -67,6 +96,8 @@ class FollowerReport:
     refuses_writes: bool
     rows_written: int
     """Inserted, updated and deleted rows by the follower's own count, bootstrap included."""
+    leads_now: bool = False
+    """All the rest is what it showed before; the others were compared with it."""
 
     @property
     def passed(self) -> bool:
@@ -102,6 +133,7 @@ class Report:
     followers: dict[str, FollowerReport]
     kills: list[Kill]
     tables: dict[str, TableReport]
+    failover: FailoverReport | None = None
     daemon_exit_codes: dict[str, int | None] = field(default_factory=dict)
     """After SIGTERM; empty when the daemons were left running."""
 
@@ -115,7 +147,8 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return all(follower.passed for follower in self.followers.values())
+        followers_passed = all(follower.passed for follower in self.followers.values())
+        return followers_passed and (self.failover is None or self.failover.passed)
 
     def as_json(self) -> dict[str, Any]:
         head = {"passed": self.passed, "equal": self.equal, "bank_total_differed": self.bank_total_differed}
@@ -123,11 +156,14 @@ class Report:
 
     def complaint(self) -> str:
         """What did not hold, in one line; empty when all did."""
-        return "; ".join(
+        complaints = [
             f"{name}: {', '.join(found)}"
             for name, follower in self.followers.items()
             if (found := _complaints(follower))
-        )
+        ]
+        if self.failover is not None and self.failover.lost_not_exported:
+            complaints.append(f"{self.failover.lost_not_exported} acknowledged transactions are lost and nowhere named")
+        return "; ".join(complaints)
 
 
 def _complaints(follower: FollowerReport) -> list[str]:
@@ -153,15 +189,16 @@ def _followers(report: Report) -> Table:
     table = Table(title="what each follower showed", title_justify="left", header_style="bold")
     table.add_column("")
     for name in report.followers:
-        table.add_column(name, justify="right")
+        table.add_column(f"{name} (leads now)" if report.followers[name].leads_now else name, justify="right")
 
     def row(label: str, cells: list[Text | str]) -> None:
         table.add_row(label, *cells)
 
     each = list(report.followers.values())
     row(f"{report.rows} rows of {len(report.tables)} tables, byte for byte",
-        [_verdict(f.equal, "equal", f"differ: {', '.join(f.differing_tables)}") for f in each])  # fmt: skip
-    row("lag at the end", [_verdict(f.lag_zero_at_end, "zero", "NOT ZERO") for f in each])
+        ["-" if f.leads_now else _verdict(f.equal, "equal", f"differ: {', '.join(f.differing_tables)}")
+         for f in each])  # fmt: skip
+    row("lag at the end", ["-" if f.leads_now else _verdict(f.lag_zero_at_end, "zero", "NOT ZERO") for f in each])
     row("snapshots looked at under load", [str(f.snapshots) for f in each])
     row("bank's total in them", [_verdict(not f.bank_total_differed, "always the same", "DIFFERED") for f in each])
     row("transactions in them", [_verdict(not f.torn_snapshots, "whole", "TORN") for f in each])
@@ -187,8 +224,28 @@ def _facts(report: Report) -> Table:
             f"left dead for {kill.down_seconds:.1f} s; after its restart new transactions arrived in "
             f"{kill.recovery_seconds:.1f} s, all of the backlog in {kill.caught_up_seconds:.1f} s",
         )
+    if report.failover is not None:
+        _add_failover(facts, report.failover)
     facts.add_row("servers", f"PostgreSQL {report.postgres}; {report.kafka}")
     return facts
+
+
+def _add_failover(facts: Table, failover: FailoverReport) -> None:
+    old, new = failover.old_leader, failover.new_leader
+    facts.add_row(
+        f"kill -9 {old}'s server",
+        f"{new} took the first write {failover.promote_to_first_write_seconds:.1f} s after cdc promote was started; "
+        f"clients were without a leader for {failover.write_outage_seconds:.1f} s",
+    )
+    lost = f"{failover.acknowledged_lost} acknowledged transactions"
+    if failover.lost_not_exported:
+        lost = f"{lost}, {failover.lost_not_exported} of them NOT EXPORTED"
+    facts.add_row("lost with it", lost)
+    facts.add_row(
+        f"cdc rejoin {old}",
+        f"exported {failover.tail_exported} transactions that only it had; follows and has caught up after "
+        f"{failover.rejoin_seconds:.1f} s",
+    )
 
 
 def _verdict(good: bool, yes: str, no: str) -> Text:

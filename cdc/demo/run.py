@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -17,9 +18,11 @@ from rich.console import Console
 
 from cdc.demo import compare, shop
 from cdc.demo.daemons import CAPTURE, applier_of
-from cdc.demo.errors import DemoError, Interrupted, database_trouble
+from cdc.demo.errors import DemoError, Interrupted, asking
+from cdc.demo.failover import fail_over, settle
 from cdc.demo.faults import kill_and_restart
 from cdc.demo.hints import print_hints
+from cdc.demo.refusal import check_leader_takes, refuses
 from cdc.demo.report import Report, print_report
 from cdc.demo.scene import Scene
 from cdc.demo.screen import Mood, Screen, open_screen
@@ -52,11 +55,15 @@ class DemoOptions:
     as_json: bool
     keep: bool
     kafka: str | None
+    failover: bool = False
+    """A second act: the leader's server dies."""
 
 
 def run_demo(options: DemoOptions, stop: StopToken) -> Report:
     """Raises Interrupted when `stop` is set before the report is there, CdcError when the demo fails."""
     _forget_environment()
+    # Of every pipeline that a dead leader cuts off it says so on stderr, in the middle of the picture.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     with ExitStack() as stack:
         screen = open_screen(as_json=options.as_json)
         stack.callback(screen.close)
@@ -91,7 +98,7 @@ def _forget_environment() -> None:
 
 
 def _make_shop(servers: Servers, screen: Screen) -> None:
-    with _database(LEADER), psycopg.connect(servers.dsn(LEADER)) as connection:
+    with asking(LEADER), psycopg.connect(servers.dsn(LEADER)) as connection:
         connection.execute(shop.schema_sql().encode())
         connection.execute(shop.seed_sql().encode())
     screen.say(f"{LEADER}: the shop's tables are there, with their first rows")
@@ -111,14 +118,6 @@ def _timed(findings: Findings, name: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     findings.seconds[name] = round(time.monotonic() - started, 1)
-
-
-@contextmanager
-def _database(where: str) -> Iterator[None]:
-    try:
-        yield
-    except psycopg.Error as error:
-        raise database_trouble(error, where) from error
 
 
 class _Story:
@@ -152,6 +151,9 @@ class _Story:
         self._check_refusals()
         with _timed(self._findings, "under load"):
             self._under_load()
+        if self._options.failover:
+            with _timed(self._findings, "failover"):
+                fail_over(self._scene, self._servers, self._group, self._findings, self._options.seconds)
         with _timed(self._findings, "to lag zero"):
             self._drain()
         with _timed(self._findings, "comparing"):
@@ -176,13 +178,15 @@ class _Story:
             if not self._scene.wait_until(lambda process=process: process.poll() is not None, _COMMAND_SECONDS):  # type: ignore[misc]
                 raise DemoError(f"cdc {name} does not end within {_COMMAND_SECONDS:g} s")
             if process.returncode != 0:
-                raise self._scene.daemons.failure(name, process)
+                raise self._scene.daemons.failure(name, process.returncode)
             self._say(f"cdc {name} done, {time.monotonic() - started:.1f} s")
 
     def _go_live(self) -> None:
         """Daemons start; live is who has all that was written before they did."""
         self._scene.begin("daemons start")
-        for command in (CAPTURE, *map(applier_of, FOLLOWERS)):
+        # The leader's own applier waits until its node follows.
+        appliers = NODES if self._options.failover else FOLLOWERS
+        for command in (CAPTURE, *map(applier_of, appliers)):
             self._scene.daemons.start(command)
         self._say(f"started: {', '.join(daemon.name for daemon in self._scene.daemons.all())}")
         written = self._scene.journal.newest
@@ -197,19 +201,9 @@ class _Story:
         return lambda: sight.newest >= number
 
     def _check_refusals(self) -> None:
-        with _database(LEADER):
-            if not _takes_write(self._servers.clerk_dsn(LEADER)):
-                raise DemoError(
-                    "an ordinary role cannot write here, so a follower that refuses proves nothing", where=LEADER
-                )
+        check_leader_takes(self._servers, LEADER)
         for name in FOLLOWERS:
-            with _database(name):
-                refuses = not _takes_write(self._servers.clerk_dsn(name))
-            self._findings.refuses_writes[name] = refuses
-            if refuses:
-                self._say(f"{name} refuses writes of an ordinary role: ok", Mood.GOOD)
-            else:
-                self._say(f"{name} TOOK A WRITE of an ordinary role", Mood.BAD)
+            self._findings.refuses_writes[name] = refuses(self._scene, self._servers, name)
 
     def _under_load(self) -> None:
         total = self._options.seconds
@@ -232,13 +226,14 @@ class _Story:
 
     def _drain(self) -> None:
         """The load stops; every follower must get all of it."""
+        leader = self._scene.leader
         self._scene.begin("no more writes, until lag is zero")
         self._scene.load.stop()
-        self._say(f"{LEADER}: writes end after {self._scene.journal.transactions} transactions")
-        with _database(LEADER):
-            end = wal_end(self._servers.dsn(LEADER))
+        self._say(f"{leader}: writes end after {self._scene.journal.transactions} transactions")
+        with asking(leader):
+            end = wal_end(self._servers.dsn(leader))
         deadline = time.monotonic() + _DRAIN_SECONDS
-        for name in FOLLOWERS:
+        for name in self._scene.followers:
             left = max(0.0, deadline - time.monotonic())
             zero = self._scene.wait_until(lambda name=name: self._has_all(name, end), left)  # type: ignore[misc]
             self._findings.lag_zero_at_end[name] = zero
@@ -247,7 +242,7 @@ class _Story:
     def _has_all(self, follower: str, wal: int) -> bool:
         if not self._has_seen(follower, self._scene.journal.newest)():
             return False
-        with _database(follower):
+        with asking(follower):
             return applied_up_to(self._servers.dsn(follower)) >= wal
 
     def _compare(self) -> Report:
@@ -257,9 +252,10 @@ class _Story:
             self._scene.wait_until(lambda: all(future.done() for future in pending.values()), _COMMAND_SECONDS)
             nodes = {}
             for name, future in pending.items():
-                with _database(name):
+                with asking(name):
                     nodes[name] = future.result()
         self._scene.stop()
+        settle(self._scene, self._servers, self._findings)
         report = judge(self._scene, self._servers, self._options.rate, self._findings, nodes)
         self._say(f"compared {report.rows} rows of {len(report.tables)} tables on {len(NODES)} nodes")
         return report
@@ -267,18 +263,6 @@ class _Story:
 
 def _mood(good: bool) -> Mood:
     return Mood.GOOD if good else Mood.BAD
-
-
-def _takes_write(dsn: str) -> bool:
-    """Whether an insert by this role is possible; it is taken back."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("SET default_transaction_read_only = off")  # anybody may do that much
-        try:
-            with connection.transaction(force_rollback=True):
-                connection.execute("INSERT INTO bank_branches VALUES (-1, 0)")
-        except psycopg.errors.ReadOnlySqlTransaction:
-            return False
-    return True
 
 
 def _publish(report: Report, options: DemoOptions) -> None:
@@ -291,7 +275,7 @@ def _publish(report: Report, options: DemoOptions) -> None:
 
 def _keep(scene: Scene, group: Group, servers: Servers, stop: StopToken, *, to_stderr: bool) -> None:
     """Until somebody ends it. What they write to the leader goes on to the followers."""
-    print_hints(group, servers, to_stderr=to_stderr)
+    print_hints(group, servers, scene.leader, to_stderr=to_stderr)
     told: set[str] = set()
     while not stop.wait(1.0):
         for daemon in scene.daemons.all():

@@ -98,9 +98,11 @@ CREATE TABLE bank_history (
 
 -- Every transaction of the load writes one row, as its last act before the commit: 1, 2, 3 ... in commit
 -- order, so a follower that shows number N and a hole before it has shown a state that never was.
+-- The receipt is the client's: a leader that takes over gives numbers again that were lost with the old one.
 CREATE TABLE ledger (
     number bigint PRIMARY KEY,
     kind text NOT NULL,
+    receipt uuid NOT NULL DEFAULT gen_random_uuid(),
     written_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 

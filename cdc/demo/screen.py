@@ -11,6 +11,7 @@ from typing import Protocol
 
 import click
 from rich import box
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.spinner import Spinner
@@ -23,16 +24,17 @@ _FRAMES_PER_SECOND = 4
 
 @dataclass(frozen=True)
 class FollowerView:
-    """A follower at one moment; None: not looked at yet."""
+    """A node that does not lead, at one moment. `missing` says why there is nothing to show."""
 
     name: str
-    rows_per_second: float
-    newest: int
-    lag_ms: float
-    pending_bytes: int | None
-    bank_total: int | None
-    snapshots: int
-    passed: bool
+    missing: str | None
+    rows_per_second: float = 0.0
+    newest: int = 0
+    lag_ms: float = 0.0
+    pending_bytes: int | None = None
+    bank_total: int = 0
+    snapshots: int = 0
+    passed: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class View:
     phase_seconds: float
     """How long it is going on."""
     leader: str
+    leaderless_seconds: float | None
+    """For how long nobody takes writes; None: somebody does."""
     transactions: int
     transactions_per_second: float
     rows_per_second: float
@@ -97,6 +101,8 @@ class PlainLines:
             return
         self._shown = time.monotonic()
         parts = [f"{view.leader} {view.transactions_per_second:.0f} transactions/s, {view.rows_per_second:.0f} rows/s"]
+        if view.leaderless_seconds is not None:
+            parts = ["nobody takes writes"]
         parts += [_plain_follower(follower) for follower in view.followers]
         parts += [f"{daemon.name} is dead" for daemon in view.daemons if not daemon.running]
         self.say("   ".join(parts))
@@ -106,8 +112,8 @@ class PlainLines:
 
 
 def _plain_follower(follower: FollowerView) -> str:
-    if follower.bank_total is None:
-        return f"{follower.name} not there yet"
+    if follower.missing:
+        return f"{follower.name}: {follower.missing}"
     bank = f"bank {follower.bank_total} {'ok' if follower.passed else 'WRONG'}"
     return f"{follower.name} lag {_milliseconds(follower.lag_ms)} {_bytes(follower.pending_bytes)}, {bank}"
 
@@ -134,15 +140,13 @@ class LiveScreen:
 
 
 def _headline(view: View) -> Text:
-    return Text.assemble(
-        (view.phase, "bold"),
-        (f"  {view.phase_seconds:.0f} s\n", "dim"),
-        f"{view.leader} takes ",
-        (f"{view.transactions_per_second:.0f}", "bold cyan"),
-        " transactions/s, ",
-        (f"{view.rows_per_second:.0f}", "bold cyan"),
-        f" rows/s; {view.transactions:,} transactions so far",
-    )
+    head = Text.assemble((view.phase, "bold"), (f"  {view.phase_seconds:.0f} s\n", "dim"))
+    if view.leaderless_seconds is not None:
+        head.append(f"nobody takes writes, for {view.leaderless_seconds:.1f} s", "bold red")
+    else:
+        head.append(f"{view.leader} takes ").append(f"{view.transactions_per_second:.0f}", "bold cyan")
+        head.append(" transactions/s, ").append(f"{view.rows_per_second:.0f}", "bold cyan").append(" rows/s")
+    return head.append(f"; {view.transactions:,} transactions so far")
 
 
 def _nodes(view: View) -> Table:
@@ -158,8 +162,8 @@ def _nodes(view: View) -> Table:
 
 
 def _cells(follower: FollowerView) -> list[Text | str]:
-    if follower.bank_total is None:
-        return ["", "not there yet", "", "", "", ""]
+    if follower.missing:
+        return ["", Text(follower.missing, "dim"), "", "", "", ""]
     slow = "red" if follower.lag_ms > 1000 else "yellow" if follower.lag_ms > 250 else "green"
     verdict = Text(f"{follower.snapshots} ok", "green") if follower.passed else Text("WRONG", "bold red")
     return [
@@ -172,16 +176,16 @@ def _cells(follower: FollowerView) -> list[Text | str]:
     ]
 
 
-def _daemons(view: View) -> Text:
-    text = Text()
-    for daemon in view.daemons:
-        if daemon.running:
-            again = f", start {daemon.starts}" if daemon.starts > 1 else ""
-            text.append("● ", "green").append(f"{daemon.name} ").append(f"{daemon.seconds:.0f} s{again}   ", "dim")
-        else:
-            text.append("✗ ", "bold red").append(f"{daemon.name} ")
-            text.append(f"{'killed' if daemon.killed else 'ended'} {daemon.seconds:.1f} s ago   ", "red")
-    return text
+def _daemons(view: View) -> Columns:
+    return Columns([_daemon(daemon) for daemon in view.daemons], padding=(0, 3), column_first=False)
+
+
+def _daemon(daemon: DaemonView) -> Text:
+    if daemon.running:
+        again = f", start {daemon.starts}" if daemon.starts > 1 else ""
+        return Text.assemble(("● ", "green"), f"{daemon.name} ", (f"{daemon.seconds:.0f} s{again}", "dim"))
+    ended = f"{'killed' if daemon.killed else 'ended'} {daemon.seconds:.1f} s ago"
+    return Text.assemble(("✗ ", "bold red"), f"{daemon.name} ", (ended, "red"))
 
 
 def _milliseconds(value: float) -> str:

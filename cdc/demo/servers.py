@@ -84,6 +84,13 @@ class Servers:
     def clerk_dsn(self, name: str) -> str:
         return self.postgres[name].dsn(DATABASE, CLERK, self._clerk_password)
 
+    @property
+    def clients_dsn(self) -> str:
+        """As applications connect: libpq looks for the node that takes writes."""
+        servers = [self.postgres[name] for name in NODES]
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+        return f"postgresql://{CLERK}:{self._clerk_password}@{hosts}/{DATABASE}?target_session_attrs=read-write"
+
     def remove_at_the_end(self, topic: str) -> None:
         """Tidies a Kafka that was given and stays."""
         if not self.kafka.managed:

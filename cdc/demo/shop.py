@@ -41,7 +41,7 @@ class Transaction(NamedTuple):
 
 WRITE_LEDGER = """
 WITH next AS (UPDATE ledger_end SET last_number = last_number + 1 RETURNING last_number)
-INSERT INTO ledger (number, kind) SELECT last_number, %s FROM next RETURNING number
+INSERT INTO ledger (number, kind, receipt) SELECT last_number, %s, %s FROM next RETURNING number
 """
 """The last statement of every transaction: its lock makes the order of the numbers that of the commits."""
 

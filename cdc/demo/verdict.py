@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cdc.demo.compare import TableDigest, differing
 from cdc.demo.faults import Disturbance
-from cdc.demo.report import FollowerReport, Kill, LagMs, Report, TableReport
+from cdc.demo.report import FailoverReport, FollowerReport, Kill, LagMs, Report, TableReport
 from cdc.demo.scene import Scene
-from cdc.demo.servers import FOLLOWERS, LEADER, Servers
+from cdc.demo.servers import NODES, Servers
 from cdc.demo.watch import Sight
 
 
@@ -24,6 +25,9 @@ class Findings:
     refuses_writes: dict[str, bool] = field(default_factory=dict)
     lag_zero_at_end: dict[str, bool] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    failover: FailoverReport | None = None
+    exported: frozenset[uuid.UUID] = frozenset()
+    """Receipts of the transactions that only the old leader had."""
 
 
 def judge(
@@ -31,21 +35,24 @@ def judge(
 ) -> Report:
     """`nodes` holds the digests of all tables by node."""
     seconds = scene.load.seconds
-    tables = {name: TableReport(digest.rows, digest.sha256) for name, digest in nodes[LEADER].items()}
+    tables = {name: TableReport(digest.rows, digest.sha256) for name, digest in nodes[scene.leader].items()}
+    followers = {name: _follower(scene, name, findings, nodes) for name in NODES if name in scene.sights}
+    equal = all(follower.equal for follower in followers.values())
     return Report(
         kafka=servers.kafka.description,
         kafka_durable=servers.kafka.durable,
-        postgres=servers.postgres[LEADER].version,
+        postgres=servers.postgres[scene.leader].version,
         wanted_transactions_per_second=rate,
         transactions=scene.journal.transactions,
         transactions_per_second=round(scene.journal.transactions / seconds, 1),
-        rows_written=scene.leader.rows_written,
-        rows_written_per_second=round(scene.leader.rows_written / seconds, 1),
+        rows_written=scene.leader_watch.rows_written,
+        rows_written_per_second=round(scene.leader_watch.rows_written / seconds, 1),
         rows=sum(table.rows for table in tables.values()),
         seconds=findings.seconds,
-        followers={name: _follower(scene, name, findings, nodes) for name in FOLLOWERS},
+        followers=followers,
         kills=findings.kills,
         tables=tables,
+        failover=replace(findings.failover, equal=equal) if findings.failover else None,
     )
 
 
@@ -54,12 +61,15 @@ def _follower(
 ) -> FollowerReport:
     sight, auditor = scene.sights[name], scene.auditors[name]
     disturbances = [disturbance for disturbance in findings.disturbances if disturbance.follower == name]
-    tables = differing(nodes[LEADER], nodes[name])
-    numbers = range(findings.live_from, scene.journal.newest + 1)
+    tables = differing(nodes[scene.leader], nodes[name])
+    leads, takeover = name == scene.leader, scene.journal.takeover
+    last = takeover.first_number - 1 if leads and takeover else scene.journal.newest
+    numbers = range(findings.live_from, last + 1)
     return FollowerReport(
+        leads_now=leads,
         equal=not tables,
         differing_tables=tables,
-        lag_zero_at_end=findings.lag_zero_at_end[name],
+        lag_zero_at_end=leads or findings.lag_zero_at_end[name],
         lag_ms=_lag(scene, sight, numbers, []),
         undisturbed_lag_ms=_lag(scene, sight, numbers, disturbances),
         snapshots=auditor.snapshots,

@@ -11,6 +11,7 @@ import bisect
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import psycopg
@@ -24,6 +25,7 @@ LOOK_EVERY_SECONDS = 0.005
 _SNAPSHOT_EVERY_SECONDS = 0.25
 _RATE_SECONDS = 4.0
 _RECENT_SECONDS = 2.0
+_CONNECT_SECONDS = 3
 
 _NEWEST = "SELECT coalesce(max(number), 0) FROM ledger"
 _WAL_END = "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
@@ -118,14 +120,42 @@ class Snapshot:
     """Branches hold what their accounts hold, and every transfer of the ledger is in the bank's history."""
     hole_free: bool
     """The ledger goes from 1 to its newest number."""
-    pending_bytes: int
-    """WAL of the leader that is not applied here."""
+    pending_bytes: int | None
+    """WAL of the leader that is not applied here; None while nobody leads."""
+
+
+class Leader:
+    """Asks the node that leads at the moment, and takes no answer for one: it may be dead."""
+
+    def __init__(self, dsn: Callable[[], str]) -> None:
+        self.dsn = ""
+        """Whom the last answer came from."""
+        self._dsn = dsn
+        self._connection: psycopg.Connection | None = None
+
+    def number(self, query: str) -> int | None:
+        try:
+            if self._connection is None or self.dsn != self._dsn():
+                self.close()
+                self.dsn = self._dsn()
+                self._connection = psycopg.connect(
+                    self.dsn, application_name="shop auditor", autocommit=True, connect_timeout=_CONNECT_SECONDS
+                )
+            return _number(self._connection, query)
+        except psycopg.OperationalError:
+            self.close()
+            return None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
 
 class Auditor:
     """Holds snapshot after snapshot against what was true of every state of the leader."""
 
-    def __init__(self, name: str, dsn: str, leader_dsn: str) -> None:
+    def __init__(self, name: str, dsn: str, leader_dsn: Callable[[], str]) -> None:
         self.snapshots = 0
         self.bank_total_differed = False
         self.torn = False
@@ -141,10 +171,9 @@ class Auditor:
         return self.snapshots > 0 and not (self.bank_total_differed or self.torn or self.had_holes)
 
     def _audit(self, wait: Callable[[float], bool]) -> None:
-        options = {"application_name": "shop auditor", "autocommit": True}
         with (
-            psycopg.connect(self._leader_dsn, **options) as leader,  # type: ignore[arg-type]
-            psycopg.connect(self._dsn, **options) as follower,  # type: ignore[arg-type]
+            closing(Leader(self._leader_dsn)) as leader,
+            psycopg.connect(self._dsn, application_name="shop auditor", autocommit=True) as follower,
         ):
             follower.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             follower.read_only = True
@@ -163,8 +192,8 @@ class Auditor:
         self.snapshots += 1
 
 
-def _snapshot(leader: psycopg.Connection, follower: psycopg.Connection) -> Snapshot:
-    wal_end = _number(leader, _WAL_END)
+def _snapshot(leader: Leader, follower: psycopg.Connection) -> Snapshot:
+    wal_end = leader.number(_WAL_END)
     with follower.transaction():
         total = _number(follower, _BANK_TOTAL)
         wrong_branches = _number(follower, _WRONG_BRANCHES)
@@ -175,28 +204,37 @@ def _snapshot(leader: psycopg.Connection, follower: psycopg.Connection) -> Snaps
         bank_total=total,
         whole=wrong_branches == 0 and transfers == transfer_entries,
         hole_free=entries == newest,
-        pending_bytes=max(0, wal_end - applied),
+        pending_bytes=None if wal_end is None else max(0, wal_end - applied),
     )
 
 
 class LeaderWatch:
-    """How fast the leader is written to."""
+    """How fast the leader is written to, whoever that is."""
 
-    def __init__(self, dsn: str, journal: Journal) -> None:
+    def __init__(self, dsn: Callable[[], str], journal: Journal) -> None:
         self.transactions, self.rows = Meter(), Meter()
         self.rows_written = 0
         self._dsn = dsn
         self._journal = journal
-        self._before = 0
+        self._counted: tuple[str, int] | None = None
         self.thread = Background("leader rates", self._count)
 
     def _count(self, wait: Callable[[float], bool]) -> None:
-        with psycopg.connect(self._dsn, application_name="shop auditor", autocommit=True) as connection:
-            self._before = _number(connection, _ROWS_WRITTEN)
-            while not wait(_SNAPSHOT_EVERY_SECONDS):
-                self.rows_written = _number(connection, _ROWS_WRITTEN) - self._before
+        with closing(Leader(self._dsn)) as leader:
+            while True:
+                count = leader.number(_ROWS_WRITTEN)
+                if count is not None:
+                    self._add(leader.dsn, count)
                 self.rows.note(self.rows_written)
                 self.transactions.note(self._journal.transactions)
+                if wait(_SNAPSHOT_EVERY_SECONDS):
+                    return
+
+    def _add(self, dsn: str, count: int) -> None:
+        """What was written since the last count by the same server; each counts for itself."""
+        if self._counted is not None and self._counted[0] == dsn:
+            self.rows_written += count - self._counted[1]
+        self._counted = (dsn, count)
 
 
 def wal_end(dsn: str) -> int:

@@ -67,8 +67,11 @@ class Group:
 
     def start(self, *arguments: str, failpoint: str | None = None) -> subprocess.Popen[bytes]:
         """A daemon: `start("capture")`, `start("apply", "eu-west")`."""
-        name = " ".join(arguments)
         command = [arguments[0], "--follower", arguments[1]] if len(arguments) > 1 else list(arguments)
+        return self.start_command(" ".join(arguments), *command, failpoint=failpoint)
+
+    def start_command(self, name: str, *command: str, failpoint: str | None = None) -> subprocess.Popen[bytes]:
+        """Any command, with a name of the caller's choice; its output goes to `log_of(name)`."""
         environment = self._environment()
         environment.update(self.environment.get(name, {}))
         if failpoint:

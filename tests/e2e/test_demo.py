@@ -22,7 +22,7 @@ from cdc.local.processes import wait_for
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLLOWERS = ("eu-west", "ap-south")
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 StartDemo = Callable[..., subprocess.Popen[str]]
 
@@ -112,6 +112,38 @@ def test_demo_survives_its_kills_and_followers_end_equal(demo: StartDemo, folder
     assert all(kill["recovery_seconds"] > 0 for kill in report["kills"])
     assert set(report["daemon_exit_codes"].values()) == {0}
     assert "found Apache Kafka" in err
+    assert processes_in(folder) == []
+    assert list(folder.iterdir()) == []
+
+
+def test_failover_loses_nothing_that_it_does_not_name(demo: StartDemo, folder: Path, kafka: KafkaServer):
+    process = demo("--seconds", "5", "--failover", "--json", "--kafka", kafka.bootstrap_servers)
+
+    out, err = process.communicate(timeout=500)
+
+    assert process.returncode == 0, err
+    report = json.loads(out)
+    failover = report["failover"]
+    assert (failover["old_leader"], failover["new_leader"], failover["equal"]) == ("us-east", "eu-west", True)
+    assert 0 < failover["promote_to_first_write_seconds"] < failover["write_outage_seconds"]
+    assert failover["lost_not_exported"] == 0
+    assert failover["acknowledged_lost"] <= failover["tail_exported"]
+    assert (failover["promotion"]["mode"], failover["promotion"]["epoch"]) == ("emergency", 2)
+    followers = report["followers"]
+    assert {name for name, follower in followers.items() if follower["leads_now"]} == {"eu-west"}
+    for name in ("us-east", "ap-south"):
+        assert followers[name]["equal"]
+        assert followers[name]["refuses_writes"]
+        assert followers[name]["lag_zero_at_end"]
+    for follower in followers.values():
+        assert follower["snapshots"] > 0
+        assert [
+            wrong for wrong in ("bank_total_differed", "torn_snapshots", "ledger_had_holes") if follower[wrong]
+        ] == []
+    assert "begin: promotion" in err
+    assert "us-east follows eu-west and has caught up" in err
+    assert set(report["daemon_exit_codes"]) == {"capture", "apply us-east", "apply eu-west", "apply ap-south"}
+    assert set(report["daemon_exit_codes"].values()) == {0}
     assert processes_in(folder) == []
     assert list(folder.iterdir()) == []
 

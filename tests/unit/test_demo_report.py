@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from cdc.cli.main import main
 from cdc.demo import run
 from cdc.demo.errors import DemoError, Interrupted
 from cdc.demo.faults import Disturbance
-from cdc.demo.report import FollowerReport, LagMs, Report
+from cdc.demo.load import Journal
+from cdc.demo.report import FailoverReport, FollowerReport, LagMs, Report
 
 GOOD = FollowerReport(
     equal=True,
@@ -90,6 +92,50 @@ def test_one_bad_follower_exits_4_and_says_why(
 
     (line,) = capsys.readouterr().err.splitlines()
     assert f"b: {words}" in line
+
+
+@pytest.mark.parametrize(("lost", "not_exported", "code"), [(0, 0, 0), (3, 0, 0), (3, 1, 4)])
+def test_what_a_failover_loses_must_be_exported(
+    monkeypatch: pytest.MonkeyPatch, lost: int, not_exported: int, code: int
+):
+    failover = FailoverReport(
+        "us-east", "eu-west", 1, 2, 1, {}, acknowledged_lost=lost, lost_not_exported=not_exported, tail_exported=lost,
+        equal=True,
+    )  # fmt: skip
+
+    assert run_demo_command(monkeypatch, replace(report(a=GOOD), failover=failover)) == code
+
+
+def test_numbers_that_a_new_leader_gives_again_are_its_own():
+    journal, receipts = Journal(), [uuid.uuid4() for _ in range(7)]
+    # Given a leader that gave 1 to 4, and died.
+    for number in range(1, 5):
+        journal.note(number, receipts[number], 5001, float(number))
+    assert (journal.newest, journal.takeover) == (4, None)
+
+    # When the new one, which has 1 and 2 only, gives 4 and then 3 to two clients.
+    journal.note(4, receipts[5], 5002, 14.5)
+    journal.note(3, receipts[6], 5002, 14.0)
+
+    # Then times are the new one's from there on, the outage is what clients saw, and no receipt is forgotten.
+    assert [journal.committed_at(n) for n in range(1, 6)] == [1.0, 2.0, 14.0, 14.5, None]
+    assert journal.newest == 4
+    assert journal.takeover is not None
+    assert (journal.takeover.first_number, journal.takeover.outage_seconds) == (3, 10.0)
+    assert journal.receipts() == set(receipts[1:])
+
+
+def test_number_that_only_the_old_leader_gave_is_void_after_it():
+    journal = Journal()
+    for number in (1, 2, 3):
+        journal.note(number, uuid.uuid4(), 5001, float(number))
+
+    journal.note(2, uuid.uuid4(), 5002, 10.0)
+    journal.note(4, uuid.uuid4(), 5001, 3.5)  # told late
+
+    assert [journal.committed_at(n) for n in range(1, 5)] == [1.0, 10.0, None, None]
+    assert journal.newest == 2
+    assert journal.transactions == 5
 
 
 def test_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("cdc", "connectors")
-CLIENTS = {"psycopg", "psycopg_pool", "confluent_kafka"}
+CLIENTS = {"psycopg", "confluent_kafka"}
 
 PURE = {"cdc.errors", "cdc.protocol", "cdc.events", "cdc.log"}
 PORTS = {"cdc.ports", "cdc.capture_ports", "cdc.promotion_ports"}
