@@ -62,8 +62,9 @@ class EpochStart:
 class PromotionLog(Protocol):
     """The log as a promotion reads it."""
 
-    def read_tail(self, *, depth_bytes: int = 0, end: int | None = None) -> LogTail | None:
-        """The newest complete transaction, of those before the offset `end` if there is one."""
+    def read_tail(self, *, depth_bytes: int = 0, back_to: int | None = None, end: int | None = None) -> LogTail | None:
+        """The newest complete transaction, of those before the offset `end` if there is one. Looks at as many bytes at
+        least, and at everything from the offset `back_to` on."""
         ...
 
     def find_epoch(self, epoch: int) -> EpochStart | None:

@@ -72,9 +72,8 @@ def promote_command(
     settings = load(config_path)
     if follower is not None:
         settings.dsn_of(follower)
-    console = Console(stderr=True, highlight=False)
     options = PromoteOptions(whoami(), leader_is_dead, force, grace)
-    with wiring.promotion(settings, options, _hooks(settings), console.print) as promotion:
+    with wiring.promotion(settings, options, _hooks(settings), _tell) as promotion:
         if abort:
             click.echo(promotion.abort(promotion.look(follower, lock=True)))
             return
@@ -95,8 +94,13 @@ def promote_command(
         _show_report(report)
 
 
+def _tell(line: str) -> None:
+    """A line stays one, however long, and wherever it goes; what an operator wrote is no markup."""
+    click.echo(line, err=True)
+
+
 def _show_plan(promotion: Promotion, situation: Situation, asked: str | None) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     tail = situation.tail
     console.print(
         f"{tail.leader} leads, epoch {tail.epoch}; the log ends at {tail.commit_lsn}. "
@@ -122,7 +126,7 @@ def _show_plan(promotion: Promotion, situation: Situation, asked: str | None) ->
 
 
 def _show_report(report: PromotionReport) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"{report.new_leader} leads, epoch {report.epoch} ({report.mode}, promotion {report.promotion})")
     refused = report.writes_refused_seconds
     facts = [

@@ -136,6 +136,7 @@ class Promotion:
         self._cleanup = ExitStack()
         self._nodes: dict[str, PromotionNode] = {}
         self._unreachable: dict[str, str] = {}
+        self._known_tail: LogTail | None = None
         self._steps: list[StepReport] = []
         self._remaining: list[str] = []
 
@@ -168,10 +169,16 @@ class Promotion:
         return record
 
     def _tail(self) -> LogTail:
-        tail = self._world.log.read_tail(depth_bytes=self._settings.depth_bytes + _DEPTH_SLACK)
+        """Looked for deep once; from then on only what came after it can say otherwise."""
+        known, log = self._known_tail, self._world.log
+        if known is None:
+            tail = log.read_tail(depth_bytes=self._settings.depth_bytes + _DEPTH_SLACK)
+        else:
+            tail = log.read_tail(back_to=known.next_offset - 1)
         if tail is None or not tail.leader:
             raise LogError("the log does not say who leads", "run: cdc init", f"topic {self._settings.topic}")
-        return tail
+        self._known_tail = known if known is not None and tail.epoch < known.epoch else tail
+        return self._known_tail
 
     def _end(self) -> LogTail:
         """Like `_tail`, for waiting: cheap, and right as long as a single node writes."""
