@@ -1,0 +1,191 @@
+"""The runbooks for people: every command in them is run in its order against a real group, so they cannot rot."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import psycopg
+import pytest
+
+from cdc.cli.main import cli
+from cdc.local import PostgresServer
+from cdc.local.processes import wait_for
+from tests.fixtures.pipeline import Pipelines
+from tests.fixtures.servers import OwnPostgres
+from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER, Pipeline, rows_of, run_sql
+from tests.support.promotion import in_epoch, promote
+
+ROOT = Path(__file__).parents[2]
+RUNBOOKS = sorted((ROOT / "ops" / "runbooks").glob("*.md"))
+TABLES = (
+    "CREATE TABLE item (id int PRIMARY KEY, v text)",
+    "INSERT INTO item SELECT i, 'v' || i FROM generate_series(1, 100) i",
+)
+ONLY_THERE = ("INSERT INTO item VALUES (1001, 'only there')", "UPDATE item SET v = 'only there' WHERE id = 7")
+DAEMONS = ("apply", "capture")
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, and its lines."""
+
+    language: str
+    lines: list[str]
+
+
+def blocks(runbook: str) -> list[Block]:
+    text = (ROOT / "ops" / "runbooks" / runbook).read_text()
+    return [Block(language, body.splitlines()) for language, body in re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)]
+
+
+def follow(pipeline: Pipeline, runbook: str, folder: Path, between: Callable[[str], None] = lambda _: None) -> None:
+    """Do what the runbook says, line by line. A line that is to end with another code than 0 says so: `# exits 3: ...`.
+
+    `between` gets every command after it was run.
+    """
+    for block in blocks(runbook):
+        if block.language == "sql":
+            for dsn in pipeline.nodes.values():
+                assert rows_of(dsn, "\n".join(block.lines))
+            continue
+        assert block.language == "sh"
+        for line in block.lines:
+            run_line(pipeline, line, folder)
+            between(line)
+
+
+def run_line(pipeline: Pipeline, line: str, folder: Path) -> None:
+    program, *arguments = shlex.split(line, comments=True)
+    assert program == "cdc", line
+    if arguments[0] in DAEMONS:
+        _, name = arguments[1:]
+        pipeline.start_apply(name)
+        return
+    expected = re.search(r"# exits (\d)", line)
+    arguments = [str(folder / word) if word.endswith((".json", ".jsonl")) else word for word in arguments]
+    done = pipeline.group.run(*arguments, seconds=120)
+    code = int(expected[1]) if expected else 0
+    assert done.returncode == code, f"{line}\nended with {done.returncode}:\n{done.stderr}{done.stdout}"
+    assert "Traceback" not in done.stderr
+
+
+def ready(pipelines: Pipelines, leader: PostgresServer | None = None) -> Pipeline:
+    """A group as the runbooks take it: an applier for every node, all of them up to date."""
+    pipeline = pipelines.new(*TABLES, leader=leader, followers=(FOLLOWER, OTHER_FOLLOWER))
+    pipeline.init().bootstrap().start().start_apply(LEADER)
+    pipeline.catch_up()
+    return pipeline
+
+
+def leads(pipeline: Pipeline) -> tuple[str, int]:
+    found = json.loads(pipeline.run("leader", "--json"))
+    return found["leader"], found["epoch"]
+
+
+def takes_writes(dsn: str) -> bool:
+    try:
+        run_sql(dsn, "UPDATE item SET v = v WHERE id = 1")
+    except psycopg.errors.ReadOnlySqlTransaction:
+        return False
+    return True
+
+
+def promote_beside_a_living_leader(pipeline: Pipeline, folder: Path) -> None:
+    """As from a machine that the leader cannot be reached from."""
+    cut_off = folder / "cut-off.toml"
+    cut_off.write_text(pipeline.group.config.read_text().replace(pipeline.leader, "postgresql://127.0.0.1:1/nowhere"))
+    promote(pipeline, FOLLOWER, "--leader-is-dead", "[/b] the network says so", "--config", str(cut_off))
+
+
+def test_planned_switchover_goes_there_and_back(pipelines: Pipelines, tmp_path: Path):
+    pipeline = ready(pipelines)
+    seen = []
+
+    def between(line: str) -> None:
+        if line.startswith("cdc promote") and "--dry-run" not in line:
+            leader, epoch = leads(pipeline)
+            run_sql(pipeline.nodes[leader], f"INSERT INTO item VALUES ({9000 + epoch}, 'after')")
+            in_epoch(pipeline, epoch, leader)
+            seen.append(leader)
+
+    follow(pipeline, "planned-switchover.md", tmp_path, between)
+
+    assert seen == [FOLLOWER, LEADER]
+    assert leads(pipeline) == (LEADER, 3)
+    pipeline.assert_all_equal(LEADER)
+    for name in ("promotion-1.json", "promotion-2.json"):
+        assert json.loads((tmp_path / name).read_bytes())["loss"].startswith("nothing")
+
+
+def test_dead_leader_is_followed_by_another_and_comes_back(
+    pipelines: Pipelines, own_postgres: OwnPostgres, tmp_path: Path
+):
+    # Given a leader that dies with transactions that no other node has.
+    server = own_postgres()
+    pipeline = ready(pipelines, server)
+    pipeline.group.kill("capture")
+    pipeline.execute(*ONLY_THERE)
+    server.kill()
+    pipeline.start_capture()
+
+    # When the one runbook is followed, and the other when the server is back.
+    follow(pipeline, "leader-is-dead.md", tmp_path)
+    assert leads(pipeline) == (FOLLOWER, 2)
+    run_sql(pipeline.nodes[FOLLOWER], "INSERT INTO item VALUES (1001, 'new leader')")
+    pipeline.group.stop(f"apply {LEADER}")
+    server.start()
+    follow(pipeline, "rejoin.md", tmp_path)
+
+    # Then it follows, all rows are equal, and what only it had is in both exports.
+    in_epoch(pipeline, 2, FOLLOWER)
+    pipeline.assert_all_equal(FOLLOWER)
+    for name in ("us-east-tail.jsonl", "us-east-tail-discarded.jsonl"):
+        changes = [json.loads(line) for line in (tmp_path / name).read_bytes().splitlines()]
+        assert [change["key"]["id"] for change in changes] == ["1001", "7"]
+    assert not takes_writes(pipeline.nodes[LEADER])
+
+
+def test_two_leaders_become_one(pipelines: Pipelines, tmp_path: Path):
+    # Given a leader that was declared dead, lives on, and takes writes.
+    pipeline = ready(pipelines)
+    pipeline.group.kill(f"apply {LEADER}")
+    promote_beside_a_living_leader(pipeline, tmp_path)
+    pipeline.execute(*ONLY_THERE)
+    assert takes_writes(pipeline.nodes[LEADER])
+    assert takes_writes(pipeline.nodes[FOLLOWER])
+
+    # When the runbook is followed, then it is closed as soon as it says so.
+    def between(line: str) -> None:
+        if line.startswith("cdc apply"):
+            assert wait_for(lambda: not takes_writes(pipeline.nodes[LEADER]), seconds=60)
+
+    follow(pipeline, "split-brain-feared.md", tmp_path, between)
+
+    # Then one leads, all rows are equal, and nothing that the other had is lost without a trace.
+    in_epoch(pipeline, 2, FOLLOWER)
+    pipeline.assert_all_equal(FOLLOWER)
+    assert b"only there" in (tmp_path / "us-east-tail.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("document", [*RUNBOOKS, ROOT / "README.md"], ids=lambda path: path.name)
+def test_every_command_that_is_named_exists(document: Path):
+    text = document.read_text()
+    named = re.findall(r"^(cdc [a-z].*)$|`(cdc [a-z][^`]*)`", text, re.MULTILINE)
+    commands = [line or inline for line, inline in named]
+    assert commands
+    for command in commands:
+        name, *arguments = shlex.split(command.replace("...", "NAME"), comments=True)[1:]
+        known = cli.commands.get(name)
+        assert known is not None, command
+        options = {option for parameter in known.params for option in parameter.opts}
+        unknown = {word for word in arguments if word.startswith("--")} - options
+        assert not unknown, command
+        assert isinstance(known, click.Command)
