@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -42,6 +42,30 @@ class Membership:
         return ",".join(f"{number}@127.0.0.1:{port}" for number, port in enumerate(self.controllers, 1))
 
 
+@dataclass(frozen=True)
+class SecureListener:
+    """SASL over TLS: the broker's key and certificates in one PEM file, and the passwords of users for PLAIN.
+
+    Users for SCRAM are made in the broker once it runs.
+    """
+
+    place: str
+    pem: Path
+    plain_users: Mapping[str, str]
+
+    def properties(self) -> dict[str, str]:
+        users = "".join(f' user_{name}="{password}"' for name, password in self.plain_users.items())
+        login = "org.apache.kafka.common.security"
+        properties = {
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(self.pem),
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
+            "plain.sasl.jaas.config": f"{login}.plain.PlainLoginModule required{users};",
+            "scram-sha-512.sasl.jaas.config": f"{login}.scram.ScramLoginModule required;",
+        }
+        return {f"listener.name.secure.{name}": value for name, value in properties.items()}
+
+
 class ApacheKafka(ProcessKafka):
     """The broker that everybody runs. Kafka 3.9 or newer, on Java 17 or newer."""
 
@@ -52,6 +76,7 @@ class ApacheKafka(ProcessKafka):
         self._libs = libs
         self._member = member or Membership(_new_cluster_id(), 1, (free_port(),))
         self._more_listeners: dict[str, str] = {}
+        self._secure: SecureListener | None = None
         self.description = f"Apache Kafka {_version_of(libs)} on Java {java.major_version}"
 
     def listen_for(self, advertised: str) -> str:
@@ -63,6 +88,11 @@ class ApacheKafka(ProcessKafka):
         listened = f"127.0.0.1:{free_port()}"
         self._more_listeners[listened] = advertised
         return listened
+
+    def listen_securely(self, pem: Path, plain_users: Mapping[str, str]) -> str:
+        """Before the first start: one more address, for clients that log in over TLS, which is returned."""
+        self._secure = SecureListener(f"127.0.0.1:{free_port()}", pem, plain_users)
+        return self._secure.place
 
     @classmethod
     def cluster(cls, java: Java, libs: Path, nodes: int) -> Sequence[Self]:
@@ -106,6 +136,10 @@ class ApacheKafka(ProcessKafka):
         more = {f"VIA{n}": place for n, place in enumerate(self._more_listeners.items())}
         listeners = {"PLAINTEXT": (self.bootstrap_servers, self.bootstrap_servers), **more}
         listeners["CONTROLLER"] = (controller, controller)
+        protocols = dict.fromkeys(listeners, "PLAINTEXT")
+        if self._secure:
+            listeners["SECURE"] = (self._secure.place, self._secure.place)
+            protocols["SECURE"] = "SASL_SSL"
         properties = {
             "process.roles": "broker,controller",
             "node.id": str(member.node_id),
@@ -113,7 +147,7 @@ class ApacheKafka(ProcessKafka):
             "controller.listener.names": "CONTROLLER",
             "listeners": ",".join(f"{name}://{here}" for name, (here, _) in listeners.items()),
             "advertised.listeners": ",".join(f"{name}://{told}" for name, (_, told) in listeners.items()),
-            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listeners),
+            "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": str(folder / "data"),
             "auto.create.topics.enable": "false",
@@ -130,6 +164,7 @@ class ApacheKafka(ProcessKafka):
             "broker.heartbeat.interval.ms": "500",
             # The default takes 128 MB of a heap of 512.
             "log.cleaner.dedupe.buffer.size": "4194304",
+            **(self._secure.properties() if self._secure else {}),
         }
         return "".join(f"{name}={value}\n" for name, value in properties.items())
 
