@@ -53,6 +53,14 @@ class NodeSettings(_Section):
         return dsn
 
 
+def _table_patterns(tables: list[str]) -> list[str]:
+    for pattern in tables:
+        schema, dot, table = pattern.partition(".")
+        if not (schema and dot and table):
+            raise ValueError("each pattern is written schema.table, for instance public.*")
+    return tables
+
+
 class CaptureSettings(_Section):
     tables: list[str] = Field(min_length=1)
     """Patterns `schema.table`, `*` and `?` allowed; system schemas and our own never match."""
@@ -63,11 +71,7 @@ class CaptureSettings(_Section):
     @field_validator("tables")
     @classmethod
     def _patterns(cls, tables: list[str]) -> list[str]:
-        for pattern in tables:
-            schema, dot, table = pattern.partition(".")
-            if not (schema and dot and table):
-                raise ValueError("each pattern is written schema.table, for instance public.*")
-        return tables
+        return _table_patterns(tables)
 
 
 class HookSettings(_Section):
@@ -77,6 +81,18 @@ class HookSettings(_Section):
     """Runs before a promoted follower takes writes. When it fails the promotion stops there, and can go on."""
     after_promote: str | None = None
     """Runs at the end. When it fails the report says so."""
+
+
+class ApplySettings(_Section):
+    overwrite: list[str] = Field(default_factory=list)
+    """Tables, as patterns `schema.table`, whose rows are overwritten where they differ from the leader's, instead of
+    stopping: an INSERT of a row that is there updates it, an UPDATE of one that is not inserts it when the whole row is
+    known, a DELETE of one that is not is ignored."""
+
+    @field_validator("overwrite")
+    @classmethod
+    def _patterns(cls, tables: list[str]) -> list[str]:
+        return _table_patterns(tables)
 
 
 class Settings(BaseSettings):
@@ -92,6 +108,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings
     nodes: dict[Name, NodeSettings] = Field(min_length=1)
     capture: CaptureSettings
+    apply: ApplySettings = ApplySettings()
     hooks: HookSettings = HookSettings()
 
     @classmethod

@@ -81,7 +81,17 @@ class FencedError(TerminalError):
 
 
 class DivergenceError(TerminalError):
-    """The follower's rows differ from what the change event needs."""
+    """The follower's rows differ from what the change event needs.
+
+    `key` holds values of the row's key, and is part of no text unless the operator asks for it (`showing_key`).
+    """
+
+    def __init__(self, what: str, remedy: str | None = None, where: str | None = None, *, key: str = "") -> None:
+        super().__init__(what, remedy, where)
+        self.key = key
+
+    def showing_key(self) -> DivergenceError:
+        return DivergenceError(f"{self.what}, key {self.key}" if self.key else self.what, self.remedy, self.where)
 
 
 class ProtocolError(TerminalError):

@@ -25,6 +25,10 @@ BOOTSTRAP_BEFORE_POSITION = "bootstrap.before_position"
 """All rows are copied, the position is not stored."""
 PROMOTE_STEP = "promote."
 """With the name of a step of `cdc promote` behind it: that step is done, the next one is not begun."""
+SKIP_BEFORE_COMMIT = "skip.before_commit"
+"""The events are in the file, the position has not moved."""
+SKIP_AFTER_COMMIT = "skip.after_commit"
+"""The position has moved and the decision is recorded, the operator does not know it yet."""
 
 _armed, _, _count = os.environ.get("CDC_FAILPOINT", "").partition(":")
 _left = int(_count or 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cdc.events.net_effect import Change, NetEffect
-from cdc.events.position import Position
+from cdc.events.position import Position, TransactionName
 from cdc.events.table import TableId, TableSchema
 from cdc.log.records import Truncation
 from cdc.log.tail import LogTail
@@ -62,6 +62,22 @@ class TablePlan:
     """Triggers fire for the applier too, so that each change counts; or there is no column that COPY could fill."""
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What an operator decided about a follower, or allowed in the configuration, and when it was done."""
+
+    action: str
+    reason: str
+    by: str
+    """user@host of the machine where the command ran."""
+    position: TransactionName
+    tables: tuple[str, ...]
+    events: int
+    file: str | None = None
+    at: str = ""
+    role: str = ""
+
+
 class Target(Protocol):
     """The follower. One transaction at a time; nothing is visible before `commit`."""
 
@@ -104,6 +120,10 @@ class Target(Protocol):
 
         Raises FencedError when the stored position is not the one this applier left there.
         """
+        ...
+
+    def note_blocked(self, problem: str) -> None:
+        """Undo what is open, and store why nothing goes on; gone with the next commit. Never fails."""
         ...
 
     def rollback(self) -> None: ...
@@ -174,3 +194,27 @@ class LeaderProgress:
     """How much may still be written before the slot may be lost; None without a limit."""
     wal_keep_bytes: int | None = None
     """max_slot_wal_keep_size; None without a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerFacts:
+    """What a node says of itself as a follower. Times as PostgreSQL prints them; None where there is nothing."""
+
+    position: str
+    applied_at: str
+    applier: str | None
+    """The session that holds the applier's lock."""
+    diverged_since: str | None
+    blocked_since: str | None
+    blocked: str | None
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderState:
+    """What the leading node says of itself."""
+
+    wal_lsn: str
+    slot: str
+    capture: str | None
+    """The session that reads the slot."""

@@ -8,7 +8,7 @@ import structlog
 from cdc.cli import wiring
 from cdc.cli.options import config_option, follower_option, log_options
 from cdc.config import load
-from cdc.errors import CdcError
+from cdc.errors import CdcError, DivergenceError
 from cdc.logging import configure_logging
 from cdc.stop import stop_on_signals
 
@@ -41,8 +41,9 @@ def capture_command(config_path: str | None, node: str | None, log_format: str, 
 @click.command("apply")
 @config_option
 @follower_option
+@click.option("--show-keys", is_flag=True, help="When a row stops it, show the values of its key in the last line.")
 @log_options
-def apply_command(config_path: str | None, follower: str, log_format: str, log_level: str) -> None:
+def apply_command(config_path: str | None, follower: str, show_keys: bool, log_format: str, log_level: str) -> None:
     """Apply the log to one follower until SIGTERM."""
     settings = load(config_path)
     dsn = settings.dsn_of(follower)
@@ -53,5 +54,7 @@ def apply_command(config_path: str | None, follower: str, log_format: str, log_l
             wiring.apply_service(settings, follower, dsn, stop).run(stop)
         except CdcError as error:
             log.error("apply stopped", error=str(error), exit_code=error.exit_code)
+            if show_keys and isinstance(error, DivergenceError):
+                raise error.showing_key() from error
             raise
     log.info("apply ended")

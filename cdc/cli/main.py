@@ -9,8 +9,9 @@ import psycopg
 
 from cdc import __version__
 from cdc.cli.daemons import apply_command, capture_command
+from cdc.cli.decide import skip_command
 from cdc.cli.demo import demo_command
-from cdc.cli.observe import lag_command, tail_command
+from cdc.cli.observe import lag_command, status_command, tail_command
 from cdc.cli.promote import leader_command, promote_command
 from cdc.cli.rejoin import rejoin_command
 from cdc.cli.setup import bootstrap_command, init_command
@@ -34,6 +35,8 @@ for command in (
     capture_command,
     apply_command,
     lag_command,
+    status_command,
+    skip_command,
     tail_command,
     leader_command,
     promote_command,

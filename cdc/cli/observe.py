@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -16,8 +17,10 @@ from cdc.cli.options import config_option, json_option
 from cdc.config import load
 from cdc.errors import CdcError, CheckError, printable
 from cdc.log.records import parse
+from cdc.ports import FollowerFacts
 from cdc.protocol.lsn import Lsn
 from cdc.services.lag import Hop
+from cdc.services.status import GroupStatus
 
 
 @click.command("lag")
@@ -35,6 +38,48 @@ def lag_command(config_path: str | None, as_json: bool) -> None:
     problems = [hop for hop in (report.log, *report.followers) if hop.problem]
     if report.leader_problem or problems:
         raise CheckError("some parts of the group cannot be reached", "see the lines above")
+
+
+@click.command("status")
+@config_option
+@json_option
+def status_command(config_path: str | None, as_json: bool) -> None:
+    """Who leads, who follows, in which state, and what was decided. Exit 3 when a part cannot be reached."""
+    status = wiring.group_status(load(config_path))
+    if as_json:
+        click.echo(orjson.dumps(asdict(status), default=str))
+    else:
+        for line in _status_lines(status):
+            click.echo(line)
+    if status.problem or any(node.problem for node in status.nodes):
+        raise CheckError("some parts of the group cannot be reached", "see the lines above")
+
+
+def _status_lines(status: GroupStatus) -> Iterator[str]:
+    end = f"epoch {status.epoch}, the log ends at {status.log_end}" if status.epoch else f"log: {status.problem}"
+    yield f"group {status.group}: {status.leader} leads; {end}"
+    for node in status.nodes:
+        yield f"{node.name} ({node.role}): {node.state}"
+        if node.problem:
+            yield f"  {node.problem}"
+        if node.leader:
+            yield f"  WAL at {node.leader.wal_lsn}, slot {node.leader.slot}, read by {node.leader.capture or 'nobody'}"
+        if node.follower:
+            yield from (f"  {line}" for line in _follower_lines(node.follower))
+
+
+def _follower_lines(follower: FollowerFacts) -> Iterator[str]:
+    yield f"at {follower.position}, applied {follower.applied_at}; applier: {follower.applier or 'none'}"
+    if follower.blocked_since:
+        yield f"blocked since {follower.blocked_since}: {follower.blocked}"
+    if follower.diverged_since:
+        yield f"diverged since {follower.diverged_since}: a transaction was left out; bootstrap it anew"
+    for decision in follower.decisions:
+        kept = f", kept in {decision.file}" if decision.file else ""
+        yield (
+            f"{decision.at} {decision.action} {decision.position} by {decision.by} ({decision.role}): "
+            f"{decision.reason}; {decision.events} events of {', '.join(decision.tables) or 'no table'}{kept}"
+        )
 
 
 def _lag_table(report: wiring.LagReport) -> Table:

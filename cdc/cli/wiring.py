@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 
 from cdc.capture_ports import SystemFacts
 from cdc.config import Settings
 from cdc.errors import CdcError, CheckError, LogError
+from cdc.events.position import TransactionName
 from cdc.log.tail import LogTail
-from cdc.ports import LeaderProgress
+from cdc.ports import FollowerFacts, LeaderProgress, LeaderState
 from cdc.promotion_ports import PromotionNode
 from cdc.services.apply import ApplyService
 from cdc.services.capture import CaptureService, CaptureSettings
@@ -23,24 +28,31 @@ from cdc.services.initialize import Initializer, InitializeSettings
 from cdc.services.lag import Hop, follower_hop, log_hop, retention_warning
 from cdc.services.promote import Hooks, PromoteOptions, PromoteSettings, Promotion, World
 from cdc.services.rejoin import Rejoin, RejoinSettings
+from cdc.services.skip import Skipped, skip
 from cdc.services.stale_leader import close_stale_leader
+from cdc.services.status import GroupStatus, ask_all, node_status
 from cdc.stop import StopToken
 from connectors.kafka.admin import LogAdmin, TopicSettings
 from connectors.kafka.consumer import LogReader
 from connectors.kafka.producer import LogProducer
 from connectors.kafka.settings import Settings as ClientSettings
 from connectors.kafka.settings import common_settings
-from connectors.postgres.connection import ANSWER_SECONDS, connect
+from connectors.postgres.bookkeeping import diverged_since
+from connectors.postgres.connection import ANSWER_SECONDS, connect, translated
 from connectors.postgres.initial_copy import PostgresInitialCopy
 from connectors.postgres.leader import Leader
+from connectors.postgres.node_status import follower_facts, leader_state
 from connectors.postgres.progress import follower_progress, leader_progress
 from connectors.postgres.promotion_node import PostgresNode
+from connectors.postgres.publication import matches
 from connectors.postgres.replication import ReplicationStream
 from connectors.postgres.takeover import PostgresTakeover
 from connectors.postgres.target import PostgresTarget
 
 _LAG_SECONDS = 5.0
 """Whoever asks for lag waits for no server longer than this."""
+STATUS_SECONDS = 9.0
+"""`cdc status` answers in ten."""
 
 
 def _client(settings: Settings, role: str) -> ClientSettings:
@@ -191,7 +203,11 @@ def capture_service(settings: Settings, node: str | None) -> CaptureService:
 
 def apply_service(settings: Settings, follower: str, dsn: str, stop: StopToken) -> ApplyService:
     """What `cdc apply` runs."""
-    target = PostgresTarget(dsn, follower, settings.topic, stop.wait)
+    patterns = settings.apply.overwrite
+    target = PostgresTarget(
+        dsn, follower, settings.topic, stop.wait,
+        lambda table: any(matches(table.schema, table.name, pattern) for pattern in patterns), actor(),
+    )  # fmt: skip
     client = _client(settings, f"apply-{follower}")
 
     def while_leading() -> None:
@@ -218,6 +234,62 @@ def _at_most_every(seconds: float, call: Callable[[], None]) -> Callable[[], Non
             call()
 
     return maybe
+
+
+def actor() -> str:
+    """user@host: who runs this command, for the record."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def skip_transaction(settings: Settings, follower: str, name: TransactionName, reason: str, file: Path) -> Skipped:
+    """What `cdc skip` runs."""
+    target = PostgresTarget(settings.dsn_of(follower), follower, settings.topic, StopToken().wait)
+    try:
+        with log_reader(settings, f"skip-{follower}") as reader:
+            return skip(reader, target, follower, name, reason, actor(), file)
+    finally:
+        target.close()
+
+
+def group_status(settings: Settings) -> GroupStatus:
+    """What `cdc status` shows; who cannot be reached says why, and nothing takes longer than ten seconds."""
+    answers = ask_all({"log": lambda: _log_end(settings)}, STATUS_SECONDS / 2)
+    end = answers["log"]
+    tail = None if isinstance(end, str) else end
+    leader = leader_of(settings, tail) if tail is not None else settings.leader
+
+    def as_leader() -> LeaderState:
+        with connect(settings.dsn_of(leader), "cdc status", leader, answer_seconds=STATUS_SECONDS / 2) as connection:
+            return leader_state(connection, settings.slot, leader)
+
+    def as_follower(name: str) -> Callable[[], FollowerFacts]:
+        def ask() -> FollowerFacts:
+            with connect(settings.dsn_of(name), "cdc status", name, answer_seconds=STATUS_SECONDS / 2) as connection:
+                return follower_facts(connection, settings.topic, name)
+
+        return ask
+
+    followers = [name for name in settings.nodes if name != leader]
+    questions: dict[str, Callable[[], LeaderState | FollowerFacts]] = {leader: as_leader}
+    questions.update({name: as_follower(name) for name in followers})
+    told = ask_all(questions, STATUS_SECONDS / 2)
+    nodes = tuple(node_status(name, told[name], leads=name == leader) for name in questions)
+    return GroupStatus(
+        settings.group, leader, tail.epoch if tail else None, str(tail.end_lsn) if tail else None, nodes,
+        end if isinstance(end, str) else None,
+    )  # fmt: skip
+
+
+def _log_end(settings: Settings) -> LogTail:
+    with log_reader(settings, "status") as reader:
+        tail = reader.read_tail()
+    if tail is None:
+        raise LogError("the log is empty", "run: cdc init", settings.topic)
+    return tail
 
 
 def _topic(settings: Settings, client: ClientSettings) -> LogAdmin:
@@ -271,13 +343,18 @@ def lag_report(settings: Settings) -> LagReport:
             leader = leader_progress(connection, settings.slot, node)
     except CdcError as error:
         problem = str(error)
-    followers = []
+    followers: list[Hop] = []
+    diverged: list[str] = []
     for name in settings.nodes:
         if name == node:
             continue
         try:
             with connect(settings.dsn_of(name), "cdc lag", name, answer_seconds=_LAG_SECONDS) as connection:
                 position = follower_progress(connection, settings.topic, name)
+                with translated(name):
+                    since = diverged_since(connection, settings.topic)
+            if since:
+                diverged.append(f"{name} has diverged since {since}: a transaction was left out; bootstrap it anew")
             now_us = leader.now_us if leader else tail.committed_at_us
             followers.append(follower_hop(name, position, tail, now_us))
         except CdcError as error:
@@ -287,5 +364,5 @@ def lag_report(settings: Settings) -> LagReport:
         *(topic_warnings(topic) if topic else ()),
         *(retention_warning(hop.name, hop, topic.retention_ms) for hop in followers if topic),
     ]
-    told = [warning for warning in warnings if warning]
+    told = [*(warning for warning in warnings if warning), *diverged]
     return LagReport(settings.group, node, leader, problem, log_hop(leader, tail), followers, told)

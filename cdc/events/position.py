@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cdc.protocol.lsn import Lsn
+
+
+class TransactionName(NamedTuple):
+    """Names one transaction of the log; written `EPOCH/LSN`, for instance `1/0/16E9038`."""
+
+    epoch: int
+    commit_lsn: Lsn
+
+    @classmethod
+    def parse(cls, text: str) -> TransactionName:
+        """Raises ValueError when it is not of that form."""
+        epoch, _, lsn = text.partition("/")
+        return cls(int(epoch), Lsn.parse(lsn))
+
+    def __str__(self) -> str:
+        return f"{self.epoch}/{self.commit_lsn}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +42,7 @@ class Position:
 
     def __str__(self) -> str:
         return f"epoch {self.epoch} {self.commit_lsn}"
+
+    @property
+    def name(self) -> TransactionName:
+        return TransactionName(self.epoch, self.commit_lsn)

@@ -53,11 +53,13 @@ class Group:
         self.config.write_text("\n".join(lines) + "\n")
         self.config.chmod(0o600)
 
-    def run(self, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, seconds: float = 60.0, failpoint: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """A `cdc` command to its end; its exit code is for the caller to judge."""
         return subprocess.run(
             [*_COMMAND, *arguments],
-            env=self._environment(),
+            env=self._environment() | ({"CDC_FAILPOINT": failpoint} if failpoint else {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

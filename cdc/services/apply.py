@@ -16,6 +16,7 @@ import gc
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -23,9 +24,9 @@ from typing import Any
 import structlog
 
 from cdc import failpoints
-from cdc.errors import CdcError, ChainGapError, LogError
+from cdc.errors import BlockedError, CdcError, ChainGapError, DivergenceError, FencedError, LogError, TerminalError
 from cdc.events.net_effect import Change, NetEffect, NotCollapsible, collapse
-from cdc.events.position import Position
+from cdc.events.position import Position, TransactionName
 from cdc.events.table import TableId, TableSchema
 from cdc.log.chain import Chain, Verdict
 from cdc.log.parts import PartJoiner
@@ -46,6 +47,7 @@ from cdc.log.records import (
 )
 from cdc.log.sequences import SEQUENCES_PREFIX, sequence_values
 from cdc.ports import LogReader, LogRecord, TablePlan, Target
+from cdc.protocol.lsn import Lsn
 from cdc.retry import run_with_retries
 from cdc.stop import StopToken
 
@@ -123,6 +125,7 @@ class ApplyService:
         self._open_reader = open_reader
         self._target = target
         self._node = node
+        self._careful_until: TransactionName | None = None
         self._limits = limits or ApplyLimits()
         self._while_leading = while_leading
 
@@ -153,11 +156,18 @@ class ApplyService:
                 if position is None:
                     return
                 log.info("applying", position=str(position), offset=position.next_offset)
-                session = _Session(reader, self._target, self._limits, self._node, position)
-                while not stop.is_set() and not session.leads:
-                    if session.step():
-                        progress()
-                session.finish()
+                session = _Session(reader, self._target, self._limits, self._node, position, self._careful_until)
+                with suppress(_SingleOutError):
+                    while not stop.is_set() and not session.leads:
+                        if session.step():
+                            progress()
+                    session.finish()
+                self._careful_until = session.careful_until
+        except FencedError:
+            raise
+        except (TerminalError, BlockedError) as error:
+            self._target.note_blocked(str(error))
+            raise
         finally:
             self._target.close()
             reader.close()
@@ -177,10 +187,24 @@ class ApplyService:
         return position
 
 
+class _SingleOutError(Exception):
+    """A window cannot be applied: its transactions are to be applied one at a time, to find which of them."""
+
+
 class _Session:
     """State that is void after a lost connection: chain, window, plans."""
 
-    def __init__(self, reader: LogReader, target: Target, limits: ApplyLimits, node: str, position: Position) -> None:
+    def __init__(
+        self,
+        reader: LogReader,
+        target: Target,
+        limits: ApplyLimits,
+        node: str,
+        position: Position,
+        careful_until: TransactionName | None = None,
+    ) -> None:
+        """Up to `careful_until`, every transaction is committed by itself."""
+        self.careful_until = careful_until
         self._reader = reader
         self._target = target
         self._limits = limits
@@ -210,6 +234,8 @@ class _Session:
                 if self.leads:
                     self._flush_what_is_complete()
                     return True
+                if self.careful_until is not None:
+                    self._flush_what_is_complete()
         except CdcError:
             # What came before the record that cannot be taken is complete and goes in.
             self._flush_what_is_complete()
@@ -221,7 +247,7 @@ class _Session:
             return True
         if full:
             self._in_pieces = True
-            self._apply(window.take_all())
+            self._apply_piece(window.take_all())
         return False
 
     def finish(self) -> None:
@@ -360,14 +386,43 @@ class _Session:
     # applying
 
     def _flush_complete(self, position: Position) -> None:
-        self._apply(self._window.take_complete())
-        if self._sequences:
-            self._target.store_sequences(self._sequences)
-            self._sequences = {}
-        failpoints.hit(failpoints.APPLY_BEFORE_COMMIT)
-        self._target.commit(position, self._new_schemas)
+        try:
+            self._apply(self._window.take_complete())
+            if self._sequences:
+                self._target.store_sequences(self._sequences)
+                self._sequences = {}
+            failpoints.hit(failpoints.APPLY_BEFORE_COMMIT)
+            self._target.commit(position, self._new_schemas)
+        except (FencedError, LogError):
+            raise
+        except TerminalError as error:
+            if self.careful_until is None:
+                self.careful_until = position.name
+                log.info("a change cannot be applied, looking for its transaction", up_to=str(position.name))
+                raise _SingleOutError from error
+            raise self._refused(error, position.name) from error
         failpoints.hit(failpoints.APPLY_AFTER_COMMIT)
         self._new_schemas.clear()
+        if self.careful_until is not None and position.name >= self.careful_until:
+            self.careful_until = None
+
+    def _apply_piece(self, items: list[Change | Truncation]) -> None:
+        """Of the one transaction that is open: all before it is committed."""
+        try:
+            self._apply(items)
+        except (FencedError, LogError):
+            raise
+        except TerminalError as error:
+            raise self._refused(error, TransactionName(self._chain.epoch, Lsn(self._chain.open_commit_lsn))) from error
+
+    def _refused(self, error: TerminalError, name: TransactionName) -> DivergenceError:
+        """The same with the transaction's name, as `cdc skip` takes it; all before that one is committed."""
+        where = f"{error.where or self._node}, position {name}"
+        remedy = (
+            "the follower's rows differ from the leader's: make them equal and start again, or leave this transaction "
+            f"out (cdc skip --follower {self._node} --position {name} --reason ...), or bootstrap this follower anew"
+        )
+        return DivergenceError(error.what, remedy, where, key=getattr(error, "key", ""))
 
     def _apply(self, items: list[Change | Truncation]) -> None:
         try:

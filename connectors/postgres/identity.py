@@ -36,7 +36,7 @@ _UPSERT = """
     VALUES (%s, %s, %s, %s, %s, %s, %s)
     ON CONFLICT (group_name) DO UPDATE SET epoch = excluded.epoch, system_id = excluded.system_id,
         timeline = excluded.timeline, slot_name = excluded.slot_name, topic = excluded.topic,
-        topic_id = excluded.topic_id
+        topic_id = excluded.topic_id, slot_made_lsn = NULL, publication = NULL
 """
 
 
@@ -54,7 +54,7 @@ def load_identity(conn: psycopg.Connection, group: str, where: str) -> LeaderIde
 
 
 def store_identity(conn: psycopg.Connection, identity: LeaderIdentity, where: str) -> None:
-    """Makes the table when it is not there. One transaction."""
+    """Makes the table when it is not there. Remembers slot and publication, where they exist. One transaction."""
     with translated(where), conn.transaction():
         conn.execute(_CREATE)
         conn.execute(
@@ -69,6 +69,7 @@ def store_identity(conn: psycopg.Connection, identity: LeaderIdentity, where: st
                 identity.topic_id,
             ),
         )
+        _remember(conn, identity.group, identity.slot)
 
 
 def look(conn: psycopg.Connection, group: str, slot: str, where: str) -> LeaderLook:
@@ -91,13 +92,17 @@ def remember(conn: psycopg.Connection, group: str, slot: str, where: str) -> Non
     with translated(where), conn.transaction():
         if not _has_columns(conn):
             conn.execute(_CREATE)
-        found = publication_json(conn, slot)
-        conn.execute(
-            "UPDATE cdc.identity i SET publication = %s, slot_made_lsn = coalesce(slot_made_lsn, "
-            "(SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = i.slot_name)) "
-            "WHERE group_name = %s",
-            (Jsonb(found) if found else None, group),
-        )
+        _remember(conn, group, slot)
+
+
+def _remember(conn: psycopg.Connection, group: str, slot: str) -> None:
+    found = publication_json(conn, slot)
+    conn.execute(
+        "UPDATE cdc.identity i SET publication = %s, slot_made_lsn = coalesce(slot_made_lsn, "
+        "(SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = i.slot_name)) "
+        "WHERE group_name = %s",
+        (Jsonb(found) if found else None, group),
+    )
 
 
 def forget_publication(conn: psycopg.Connection, publication: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from importlib import resources
 
 import psycopg
 import structlog
@@ -15,6 +14,7 @@ from cdc.events.position import Position
 from cdc.events.table import TableId
 from cdc.ports import TableToCopy
 from cdc.protocol.lsn import Lsn
+from connectors.postgres.bookkeeping import follower_sql
 from connectors.postgres.catalog import table_facts
 from connectors.postgres.connection import connect, translated
 from connectors.postgres.programs import ClientPrograms
@@ -110,7 +110,7 @@ class PostgresInitialCopy:
                 "bootstrap needs an empty database: create one, or correct the dsn",
                 self._follower_name,
             )
-        follower.execute(_follower_sql())
+        follower.execute(follower_sql())
         follower.execute("INSERT INTO cdc.bootstrap (log) VALUES (%s) ON CONFLICT DO NOTHING", (self._log,))
         return True
 
@@ -245,10 +245,6 @@ class PostgresInitialCopy:
         if self._follower is None:
             raise RuntimeError("begin() comes first")
         return self._follower
-
-
-def _follower_sql() -> str:
-    return resources.files("connectors.postgres").joinpath("sql/follower.sql").read_text("utf-8")
 
 
 def _drop_everything(follower: psycopg.Connection) -> None:

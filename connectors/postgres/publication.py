@@ -36,7 +36,7 @@ def candidates(conn: psycopg.Connection, patterns: Sequence[str], where: str) ->
     return [
         CandidateTable(TableId(schema, name), owned, has_identity)
         for schema, name, owned, has_identity in rows
-        if any(_matches(schema, name, pattern) for pattern in patterns)
+        if any(matches(schema, name, pattern) for pattern in patterns)
     ]
 
 
@@ -113,7 +113,7 @@ def publish(conn: psycopg.Connection, publication: str, tables: Sequence[TableId
         conn.execute(sql.SQL(form).format(name, listed))
 
 
-def _matches(schema: str, name: str, pattern: str) -> bool:
+def matches(schema: str, name: str, pattern: str) -> bool:
     """Like fnmatch, but a pattern's schema and table are matched apart: a name may hold a dot."""
     pattern_schema, _, pattern_name = pattern.partition(".")
     return fnmatchcase(schema, pattern_schema) and fnmatchcase(name, pattern_name)

@@ -17,7 +17,8 @@ from cdc.events.table import TableId
 log = structlog.get_logger(__name__)
 
 BOOKKEEPING = tuple(
-    TableId("cdc", name) for name in ("position", "relation", "bootstrap", "sequence", "fence", "promotion")
+    TableId("cdc", name)
+    for name in ("position", "relation", "bootstrap", "sequence", "fence", "promotion", "decision", "blocked")
 )
 """Roles with pg_write_all_data could write these otherwise."""
 _UNPROTECTED = """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -23,11 +24,12 @@ from psycopg.types.json import Jsonb
 
 from cdc.errors import BlockedError, CdcError, CheckError, DivergenceError, FencedError, RetryableError
 from cdc.events.net_effect import Change, NetEffect, Row
-from cdc.events.position import Position
+from cdc.events.position import Position, TransactionName
 from cdc.events.table import TableId, TableSchema
 from cdc.log.records import Truncation
-from cdc.ports import TablePlan
+from cdc.ports import Decision, TablePlan
 from cdc.protocol.lsn import Lsn
+from connectors.postgres.bookkeeping import OVERWRITE, complete_bookkeeping, diverged_since, insert_decision, skip_at
 from connectors.postgres.catalog import may_restart_identity, table_facts
 from connectors.postgres.connection import WatchedConnection, connect, open_connection, translated
 from connectors.postgres.copy_text import copy_text
@@ -36,6 +38,8 @@ from connectors.postgres.progress import follower_progress, leads, timestamp
 from connectors.postgres.read_only import make_read_only
 from connectors.postgres.shape import FIRST, require_place
 from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only
+
+log = structlog.get_logger(__name__)
 
 _SESSION = """
 SET session_replication_role = replica;
@@ -70,7 +74,21 @@ class PostgresTarget:
     """Implements `cdc.ports.Target`. `log_name` is the topic whose position the follower keeps; `wait`
     sleeps for some seconds and tells whether to stop, as `StopToken.wait` does."""
 
-    def __init__(self, dsn: str, node: str, log_name: str, wait: Callable[[float], bool]) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        node: str,
+        log_name: str,
+        wait: Callable[[float], bool],
+        overwrite: Callable[[TableId], bool] = lambda _: False,
+        actor: str = "",
+    ) -> None:
+        """`overwrite` tells the tables whose rows are overwritten where they differ; `actor` is who allowed it."""
+        self._overwrite = overwrite
+        self._actor = actor
+        self._overwritten: Counter[TableId] = Counter()
+        self._overwrites: dict[TableId, int] = {}
+        self._has_decisions = self._noted = False
         self._dsn = dsn
         self._node = node
         self._log = log_name
@@ -94,11 +112,25 @@ class PostgresTarget:
                 return None
             self._take_role()
             self._take_lock()
+            self._has_decisions = self._is_follower() and complete_bookkeeping(self._connection, self._node)
+            self._look_back()
         self._position = follower_progress(self._connection, self._log, self._node)
         with translated(self._node):
             self._take_origin()
             self._connection.autocommit = False
         return self._position
+
+    def _is_follower(self) -> bool:
+        return self._conn.execute("SELECT to_regclass('cdc.position') IS NOT NULL").fetchone() == (True,)
+
+    def _look_back(self) -> None:
+        if not self._has_decisions:
+            return
+        query = "SELECT FROM cdc.blocked WHERE log = %s AND problem IS NOT NULL"
+        self._noted = self._conn.execute(query, (self._log,)).fetchone() is not None
+        since = diverged_since(self._conn, self._log)
+        if since:
+            log.warning("this follower has diverged: transactions were left out; bootstrap it anew", since=since)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -265,6 +297,33 @@ class PostgresTarget:
             self._conn.rollback()
         self._stages.clear()
         self._staged.clear()
+        self._overwritten.clear()
+
+    def note_blocked(self, problem: str) -> None:
+        connection = self._connection
+        if connection is None or not self._has_decisions:
+            return
+        with suppress(psycopg.Error):
+            connection.rollback()
+            connection.execute(
+                "INSERT INTO cdc.blocked (log, problem) VALUES (%s, %s) ON CONFLICT (log) DO UPDATE SET "
+                "problem = excluded.problem, since = CASE WHEN blocked.problem = excluded.problem "
+                "THEN blocked.since ELSE excluded.since END",
+                (self._log, problem),
+            )
+            connection.commit()
+            self._noted = True
+
+    def skipped(self, name: TransactionName) -> Decision | None:
+        """The decision by which this follower left that transaction out."""
+        if not self._has_decisions:
+            raise CheckError(
+                "the table cdc.decision is missing, and our role may not make it",
+                "run sql/follower.sql here as the owner of the schema cdc",
+                self._node,
+            )
+        with translated(self._node):
+            return skip_at(self._conn, self._log, name)
 
     def store_sequences(self, values: Mapping[TableId, int]) -> None:
         with translated(self._node), self._conn.cursor() as cursor:
@@ -274,13 +333,19 @@ class PostgresTarget:
                 [(self._log, *name, value) for name, value in values.items()],
             )
 
-    def commit(self, position: Position, schemas: Sequence[TableSchema]) -> None:
+    def commit(self, position: Position, schemas: Sequence[TableSchema], decision: Decision | None = None) -> None:
         before = self._position
         if before is None:
             raise RetryableError("not connected", where=self._node)
         at = timestamp(position.committed_at_us)
         with translated(self._node):
+            if decision is not None:
+                insert_decision(self._conn, self._log, decision)
+            for table, count in self._overwritten.items():
+                self._record_overwrite(table, count, position.name)
             with self._conn.pipeline():
+                if self._noted:
+                    self._conn.execute("UPDATE cdc.blocked SET problem = NULL WHERE log = %s", (self._log,))
                 for schema in schemas:
                     self._conn.execute(
                         "INSERT INTO cdc.relation VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
@@ -303,7 +368,23 @@ class PostgresTarget:
                 raise FencedError("somebody else moved this follower's position", "see who applies here", self._node)
             self._conn.commit()
         self._position = position
+        self._noted = False
+        self._overwritten.clear()
         self._staged.clear()
+
+    def _record_overwrite(self, table: TableId, count: int, name: TransactionName) -> None:
+        """One row a table and session, however many rows of it are overwritten."""
+        log.warning("rows were overwritten, as the configuration allows", table=str(table), rows=count)
+        if not self._has_decisions:
+            return
+        if table in self._overwrites:
+            self._conn.execute(
+                "UPDATE cdc.decision SET events = events + %s, epoch = %s, commit_lsn = %s::pg_lsn WHERE id = %s",
+                (count, name.epoch, str(name.commit_lsn), self._overwrites[table]),
+            )
+        else:
+            decision = Decision(OVERWRITE, "[apply] overwrite", self._actor, name, (str(table),), count)
+            self._overwrites[table] = insert_decision(self._conn, self._log, decision)
 
     # rows
 
@@ -371,6 +452,54 @@ class PostgresTarget:
             copy.write(data)
 
     def apply_in_order(self, steps: Sequence[tuple[TablePlan, Change]]) -> None:
+        if not any(self._overwrite(plan.schema.table) for plan, _ in steps):
+            self._all_or_stop(steps)
+            return
+        with translated(self._node):
+            self._conn.execute("SAVEPOINT strict")
+        try:
+            self._all_or_stop(steps)
+        except DivergenceError:
+            with translated(self._node):
+                self._conn.execute("ROLLBACK TO SAVEPOINT strict")
+            for plan, change in steps:
+                if self._overwrite(plan.schema.table):
+                    self._overwrite_one(plan, change)
+                else:
+                    self._all_or_stop([(plan, change)])
+
+    def _overwrite_one(self, plan: TablePlan, change: Change) -> None:
+        """The row comes to what the leader's is, whatever it was here; where that cannot be known, it stops."""
+        op, fingerprint, before, after, partial, *place = change
+        commit_lsn, seq, offset = place
+        whole: Change = ("u", fingerprint, None, after, False, commit_lsn, seq, offset)
+        if op == "c" and plan.key:
+            if self._met(plan, whole):
+                self._overwritten[plan.schema.table] += 1
+                return
+        elif op != "c":
+            if self._met(plan, change):
+                return
+            if op == "u" and (partial or after is None or not plan.columns or not set(plan.columns) <= after.keys()):
+                raise self._missing(plan, change)
+            self._overwritten[plan.schema.table] += 1
+            if op == "d":
+                return
+            if before is not None and plan.key and self._met(plan, whole):
+                return
+        self._all_or_stop([(plan, ("c", *whole[1:]))])
+
+    def _met(self, plan: TablePlan, change: Change) -> bool:
+        """Whether the change found its row."""
+        statement, values = self._tables[plan.schema.fingerprint].one(change)
+        with self._conn.cursor() as cursor:
+            try:
+                cursor.execute(statement, values)
+            except psycopg.Error as error:
+                raise self._blamed(error, [(cursor, plan, change)]) from error
+            return cursor.rowcount == 1
+
+    def _all_or_stop(self, steps: Sequence[tuple[TablePlan, Change]]) -> None:
         issued: list[tuple[psycopg.Cursor[Any], TablePlan, Change]] = []
         try:
             with self._conn.pipeline():
@@ -403,8 +532,6 @@ class PostgresTarget:
                 _drop_not_null(plan, own),
                 where,
             )
-        if error.sqlstate == "23505" and change[0] == "c":
-            return DivergenceError(f"the row to insert is there already ({_key_names(plan)})", _REPAIR, where)
         own_types = self._tables[plan.schema.fingerprint].own_types
         if error.sqlstate == "22P02" and own_types:
             return BlockedError(
@@ -412,8 +539,13 @@ class PostgresTarget:
                 f"run on this follower what was run on the leader, such as ALTER TYPE ... ADD VALUE: {own_types}",
                 where,
             )
-        constraint = f" {error.diag.constraint_name}" if error.diag.constraint_name else ""
-        return DivergenceError(f"{condition(error)} ({error.sqlstate}){constraint}", _REPAIR, where)
+        facts = [error.sqlstate or "", _key_names(plan)]
+        if error.diag.constraint_name:
+            facts.insert(1, f"constraint {error.diag.constraint_name}")
+        what = condition(error)
+        if error.sqlstate == "23505" and change[0] == "c":
+            what = "a row with this key or unique value is there already"
+        return DivergenceError(f"{what} ({', '.join(facts)})", _REPAIR, where, key=_key_values(plan, change))
 
     def _translate(self, error: psycopg.Error, where: str) -> CdcError:
         """Where the table changed under us the next session finds out how, and says what to do."""
@@ -431,7 +563,9 @@ class PostgresTarget:
 
     def _missing(self, plan: TablePlan, change: Change) -> DivergenceError:
         where = self._place(plan, change)
-        return DivergenceError(f"the row is not there ({_key_names(plan)})", _REPAIR, where)
+        return DivergenceError(
+            f"the row is not there (02000, {_key_names(plan)})", _REPAIR, where, key=_key_values(plan, change)
+        )
 
 
 _VERBS = {"c": "insert", "u": "update", "d": "delete"}
@@ -453,3 +587,9 @@ def _drop_not_null(plan: TablePlan, column: str) -> str:
 
 def _key_names(plan: TablePlan) -> str:
     return f"key columns: {', '.join(plan.key)}" if plan.key else "found by its whole row"
+
+
+def _key_values(plan: TablePlan, change: Change) -> str:
+    """For the operator who asks for it; see DivergenceError."""
+    row = change[2] if change[2] is not None else change[3]
+    return orjson.dumps({name: (row or {}).get(name) for name in plan.key}).decode() if plan.key else ""

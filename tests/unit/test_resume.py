@@ -46,7 +46,11 @@ def test_another_leader(
 
 @pytest.mark.parametrize(
     ("topic", "words"),
-    [(replace(TOPIC, topic_id="id2"), "made anew"), (replace(TOPIC, partitions=3), "3 partitions")],
+    [
+        (replace(TOPIC, topic_id="id2"), "made anew"),
+        (replace(TOPIC, partitions=3), "3 partitions"),
+        (replace(TOPIC, cleanup_policy="compact,delete"), "compaction removes"),
+    ],
 )
 def test_another_topic(topic: TopicFacts, words: str) -> None:
     with pytest.raises(LogError, match=words) as caught:
@@ -56,11 +60,19 @@ def test_another_topic(topic: TopicFacts, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("slot", "words"),
-    [(None, "does not exist"), (replace(SLOT, invalidation="wal_removed"), r"lost \(wal_removed\)")],
+    [
+        (None, "does not exist"),
+        (replace(SLOT, invalidation="wal_removed"), r"lost \(wal_removed\): .*raise max_slot_wal_keep_size"),
+        (replace(SLOT, invalidation="rows_removed"), r"lost \(rows_removed\): .*hot_standby_feedback"),
+        (replace(SLOT, invalidation="wal_level_insufficient"), r"lost .*set wal_level = logical"),
+        (replace(SLOT, invalidation="idle_timeout"), r"lost .*raise idle_replication_slot_timeout"),
+        (replace(SLOT, invalidation="new_reason"), r"lost \(new_reason\)"),
+        (replace(SLOT, confirmed_flush_lsn=Lsn(299)), "cdc init made it at"),
+    ],
 )
 def test_a_slot_that_is_gone(slot: SlotFacts | None, words: str) -> None:
     with pytest.raises(SlotError, match=words) as caught:
-        check_slot(slot, PLACE)
+        check_slot(slot, PLACE, Lsn(300))
     assert caught.value.remedy
 
 

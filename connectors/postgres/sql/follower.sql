@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS cdc.position (
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     leader text NOT NULL DEFAULT ''
 );
+ALTER TABLE cdc.position ADD COLUMN IF NOT EXISTS leader text NOT NULL DEFAULT '';
 COMMENT ON TABLE cdc.position IS
     'The newest leader transaction in this database, stored in the same transaction as its rows.';
 COMMENT ON COLUMN cdc.position.committed_at IS 'When the leader committed it (the leader''s clock).';
@@ -64,8 +65,32 @@ CREATE TABLE IF NOT EXISTS cdc.bootstrap (
 );
 COMMENT ON TABLE cdc.bootstrap IS 'Says that this database was empty when the copy began, and whether it ended.';
 
+CREATE TABLE IF NOT EXISTS cdc.decision (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    log text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    action text NOT NULL,
+    reason text NOT NULL,
+    os_user text NOT NULL,
+    role text NOT NULL DEFAULT session_user,
+    epoch bigint NOT NULL,
+    commit_lsn pg_lsn NOT NULL,
+    tables text[] NOT NULL,
+    events bigint NOT NULL,
+    file text
+);
+COMMENT ON TABLE cdc.decision IS
+    'What operators decided about this follower: skip (it has diverged since), overwrite (allowed by the configuration).';
+
+CREATE TABLE IF NOT EXISTS cdc.blocked (
+    log text PRIMARY KEY,
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    problem text
+);
+COMMENT ON TABLE cdc.blocked IS 'Why the applier cannot go on; NULL again with the next transaction that it commits.';
+
 GRANT USAGE ON SCHEMA cdc TO PUBLIC;
-GRANT SELECT ON cdc.position TO PUBLIC;
+GRANT SELECT ON cdc.position, cdc.bootstrap, cdc.decision, cdc.blocked TO PUBLIC;
 
 CREATE OR REPLACE FUNCTION cdc.refuse_write() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

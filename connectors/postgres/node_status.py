@@ -1,0 +1,69 @@
+"""What one node says of itself, for `cdc status`. Reads only."""
+
+from __future__ import annotations
+
+import psycopg
+
+from cdc.errors import CheckError
+from cdc.events.position import TransactionName
+from cdc.ports import FollowerFacts, LeaderState
+from cdc.protocol.lsn import Lsn
+from connectors.postgres.bookkeeping import diverged_since, has_decisions, read_decisions
+from connectors.postgres.connection import translated
+
+_SHOWN_DECISIONS = 5
+_POSITION = """
+    SELECT epoch, commit_lsn::text, applied_at::timestamptz(0)::text FROM cdc.position WHERE log = %s
+"""
+_APPLIER = """
+    SELECT format('backend %%s from %%s since %%s', a.pid, coalesce(host(a.client_addr), 'a local socket'),
+                  a.backend_start::timestamptz(0))
+    FROM pg_locks l JOIN pg_stat_activity a USING (pid),
+         (SELECT hashtextextended('cdc.apply ' || %s, 0) AS key) k
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (l.classid::bigint << 32 | l.objid::bigint) = k.key
+"""
+_SLOT = """
+    SELECT pg_current_wal_flush_lsn()::text, s.wal_status,
+           format('%%s, backend %%s since %%s', a.application_name, a.pid, a.backend_start::timestamptz(0)), a.pid
+    FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid WHERE slot_name = %s
+"""
+
+
+def follower_facts(connection: psycopg.Connection, log_name: str, where: str) -> FollowerFacts:
+    """Raises CheckError when this database was never bootstrapped."""
+    with translated(where):
+        known = connection.execute("SELECT to_regclass('cdc.position') IS NOT NULL").fetchone() == (True,)
+        row = connection.execute(_POSITION, (log_name,)).fetchone() if known else None
+        if row is None:
+            raise CheckError("this database holds no position in the log", f"cdc bootstrap --follower {where}", where)
+        epoch, commit_lsn, applied_at = row
+        applier = connection.execute(_APPLIER, (log_name,)).fetchone()
+        since = problem = None
+        decided = has_decisions(connection)
+        if decided:
+            blocked = connection.execute(
+                "SELECT since::timestamptz(0)::text, problem FROM cdc.blocked WHERE log = %s AND problem IS NOT NULL",
+                (log_name,),
+            ).fetchone()
+            since, problem = blocked or (None, None)
+        return FollowerFacts(
+            position=str(TransactionName(epoch, Lsn.parse(commit_lsn))),
+            applied_at=applied_at,
+            applier=applier[0] if applier else None,
+            diverged_since=diverged_since(connection, log_name),
+            blocked_since=since,
+            blocked=problem,
+            decisions=tuple(read_decisions(connection, log_name, _SHOWN_DECISIONS)) if decided else (),
+        )
+
+
+def leader_state(connection: psycopg.Connection, slot: str, where: str) -> LeaderState:
+    """Raises CheckError when there is no such slot."""
+    with translated(where):
+        row = connection.execute(_SLOT, (slot,)).fetchone()
+    if row is None:
+        raise CheckError(f"replication slot {slot} does not exist", "start capture, it says what to do", where)
+    wal_lsn, wal_status, reader, pid = row
+    return LeaderState(wal_lsn, f"{slot} {wal_status}", reader if pid else None)
