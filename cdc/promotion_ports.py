@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cdc.capture_ports import LeaderFacts, LeaderIdentity
+from cdc.capture_ports import CandidateTable, LeaderFacts, LeaderIdentity
 from cdc.events.position import Position
 from cdc.events.table import TableId
 from cdc.log.tail import LogTail
@@ -67,8 +67,12 @@ class PromotionLog(Protocol):
         least, and at everything from the offset `back_to` on."""
         ...
 
-    def find_epoch(self, epoch: int) -> EpochStart | None:
-        """None when its record is not in the log."""
+    def find_epoch(self, epoch: int, depth_bytes: int, not_before: int | None = None) -> EpochStart | None:
+        """Where `epoch` begins: of several records that claim it the first counts. A leader that does not know of it
+        yet may have written `depth_bytes` after that. None when it is not in the log.
+
+        It does not begin before the offset `not_before`, if that is known.
+        """
         ...
 
 
@@ -85,6 +89,14 @@ class PromotionNode(Protocol):
 
     def leader_facts(self) -> LeaderFacts:
         """What `cdc init` asks of a leader."""
+        ...
+
+    def candidates(self, patterns: Sequence[str]) -> Sequence[CandidateTable]:
+        """The tables that would be published."""
+        ...
+
+    def foreign_slot(self, name: str) -> str | None:
+        """Which other database of the same server has a slot of this name."""
         ...
 
     def position(self) -> Position:
@@ -118,6 +130,10 @@ class PromotionNode(Protocol):
 
     def release_slot(self, name: str) -> None:
         """End whoever streams from it."""
+        ...
+
+    def drop_slot(self, name: str) -> None:
+        """Not an error when there is none."""
         ...
 
     def follow(self, position: Position, slot: str) -> int:

@@ -35,7 +35,7 @@ def leader_command(config_path: str | None, only_dsn: bool, as_json: bool) -> No
     if as_json:
         click.echo(orjson.dumps({"leader": leader.name, "epoch": leader.epoch, **parts}))
     elif only_dsn:
-        click.echo(" ".join(f"{name}={value}" for name, value in parts.items()))
+        click.echo(wiring.connection_string(parts))
     else:
         click.echo(leader.name)
 
@@ -75,7 +75,7 @@ def promote_command(
     options = PromoteOptions(whoami(), leader_is_dead, force, grace)
     with wiring.promotion(settings, options, _hooks(settings), _tell) as promotion:
         if abort:
-            click.echo(promotion.abort(promotion.look(follower, lock=True)))
+            click.echo(promotion.abort())
             return
         situation = promotion.look(follower, lock=not (dry_run or follower is None))
         if promotion.leads_already(situation):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc.capture_ports import SystemFacts
 from cdc.config import Settings
@@ -108,6 +108,11 @@ def address(settings: Settings, node: str) -> dict[str, str]:
     """Where clients find it: host, port, dbname and user of its dsn, never a password."""
     known = conninfo_to_dict(settings.dsn_of(node))
     return {name: str(known[name]) for name in ("host", "port", "dbname", "user") if known.get(name)}
+
+
+def connection_string(parts: dict[str, str]) -> str:
+    """For libpq."""
+    return make_conninfo("", **parts)
 
 
 @contextmanager

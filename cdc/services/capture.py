@@ -193,7 +193,7 @@ class CaptureService:
         depth = self._settings.max_in_flight_bytes + 2 * _READ_BYTES
         with closing(self._tail_reader()) as reader, suppress(LogError):
             if known is not None:
-                return reader.read_tail(on_wait, back_to=known.high_watermark)
+                return reader.read_tail(on_wait, back_to=known.next_offset - 1)
             return reader.read_tail(on_wait, depth_bytes=depth)
         return None
 

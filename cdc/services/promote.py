@@ -23,22 +23,24 @@ from cdc.errors import CdcError, CheckError, FencedError, LogError, RetryableErr
 from cdc.events.position import Position
 from cdc.log.envelope import Envelope, finished, finisher
 from cdc.log.tail import LogTail
-from cdc.promotion_ports import EpochStart, NodeState, PromotionLog, PromotionNode, PromotionRecord
+from cdc.promotion_ports import STALE, EpochStart, NodeState, PromotionLog, PromotionNode, PromotionRecord
 from cdc.protocol.lsn import Lsn
-from cdc.services.initialize import check_leader
+from cdc.services.initialize import check_leader, check_tables
 from cdc.services.promotion_report import NodeReport, PromotionReport, StepReport, loss
 
 PLANNED, EMERGENCY = "planned", "emergency"
-DONE, ABORTED = "done", "aborted"
+DONE, ABORTED, OVERTAKEN = "done", "aborted", "overtaken"
+"""How a promotion ended. Overtaken: the log gave its epoch, or the one after it, to another one."""
 
 SEQUENCE_MARGIN = 10_000
 """How many values an emergency leaves out after the last one that is known: what the dead leader may have taken."""
 
+_UNKNOWN = "unknown"
 _DEPTH_SLACK = 2 * 2**20
 _POLL_SECONDS = 0.05
 _PUBLISH_SECONDS = 15.0
 _CATCH_UP_SECONDS = 10.0
-_CAPTURE_SECONDS = 10.0
+_CAPTURE_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,19 +139,26 @@ class Promotion:
         self._nodes: dict[str, PromotionNode] = {}
         self._unreachable: dict[str, str] = {}
         self._known_tail: LogTail | None = None
+        self._not_before: int | None = None
+        """An offset before which the new epoch has certainly not begun."""
         self._steps: list[StepReport] = []
         self._remaining: list[str] = []
 
     def close(self) -> None:
         self._cleanup.close()
 
+    @property
+    def _depth(self) -> int:
+        """How many bytes of the log may lie between an `epoch` record and what an older leader writes after it."""
+        return self._settings.depth_bytes + _DEPTH_SLACK
+
     # looking
 
     def look(self, follower: str | None, *, lock: bool) -> Situation:
         """Who leads, how far everybody is, and what speaks against it. Raises FencedError when `lock` is wanted and
         another promotion holds one."""
-        tail = self._tail()
         self._connect(lock)
+        tail = self._tail()  # after the locks: whoever held one may have begun an epoch
         states = {name: node.state() for name, node in self._nodes.items()}
         chosen = follower or self._newest(tail, states)
         record = self._under_way(tail, states[chosen].promotion if chosen in states else None)
@@ -171,10 +180,7 @@ class Promotion:
     def _tail(self) -> LogTail:
         """Looked for deep once; from then on only what came after it can say otherwise."""
         known, log = self._known_tail, self._world.log
-        if known is None:
-            tail = log.read_tail(depth_bytes=self._settings.depth_bytes + _DEPTH_SLACK)
-        else:
-            tail = log.read_tail(back_to=known.next_offset - 1)
+        tail = log.read_tail(back_to=known.next_offset - 1) if known else log.read_tail(depth_bytes=self._depth)
         if tail is None or not tail.leader:
             raise LogError("the log does not say who leads", "run: cdc init", f"topic {self._settings.topic}")
         self._known_tail = known if known is not None and tail.epoch < known.epoch else tail
@@ -213,7 +219,8 @@ class Promotion:
 
     def leads_already(self, situation: Situation) -> bool:
         """Whether there is nothing to do."""
-        return situation.tail.leader == situation.follower and situation.record is None
+        follower = situation.follower
+        return situation.tail.leader == follower and situation.record is None and follower in situation.states
 
     def _problems(self, situation: Situation) -> list[str]:
         """What must be different before anything is done, each with its remedy."""
@@ -233,9 +240,18 @@ class Promotion:
         try:
             check_leader(self._nodes[follower].leader_facts(), None, follower)
             self._world.system(follower)  # over a connection as capture's will be
+            check_tables(self._nodes[follower].candidates(self._settings.tables), self._settings.tables, follower)
         except CheckError as error:
             problems.append(str(error))
-        if not state.applier_runs and not (situation.record and tail.epoch == situation.record.epoch):
+        database = self._nodes[follower].foreign_slot(self._settings.slot)
+        if database is not None:
+            problems.append(
+                f"the server of {follower} has a slot {self._settings.slot} of the database {database}: nodes of a "
+                "group need servers of their own"
+            )
+        if tail.leader != follower and (state.identity is not None or state.position.leader == follower):
+            problems.append(f"{follower} led, or was to lead, an epoch that is over: cdc rejoin --node {follower}")
+        elif not state.applier_runs and not (situation.record and tail.epoch == situation.record.epoch):
             problems.append(f"no applier runs for {follower}: cdc apply --follower {follower}")
         problems += self._problems_of_the_leader(situation)
         problems += self._others_ahead(situation)
@@ -302,6 +318,7 @@ class Promotion:
     def run(self, situation: Situation) -> PromotionReport:
         """All that is left of the steps. Raises CheckError with the first of the situation's problems, RetryableError
         when a step takes too long: run it again."""
+        self._settle(situation.tail, situation.states, keep=situation.record)
         situation = self._let_catch_up(situation)
         if situation.problems:
             raise CheckError(situation.problems[0], "see cdc promote --dry-run for all of it", situation.follower)
@@ -314,34 +331,63 @@ class Promotion:
         self._drain(record, follower)
         lsn = self._prepare(record, situation, follower)
         self._step("open", lambda: self._open(record, situation, follower))
-        self._demote(record, situation, start)
+        self._demote(record, situation)
         self._finish(record, situation, follower)
         return self._report(record, situation, start, lsn)
 
-    def abort(self, situation: Situation) -> str:
-        """Take back a promotion whose epoch has not begun; the line that says so."""
-        fenced = {n: s.fence for n, s in situation.states.items() if s.fence is not None}
+    def abort(self) -> str:
+        """Take back every promotion whose epoch has not begun; the line that says so. Raises FencedError when it has,
+        CheckError when there is none, or when the leader that it may have closed cannot be reached."""
+        self._connect(lock=True)
+        tail = self._tail()
+        states = {name: node.state() for name, node in self._nodes.items()}
+        self._settle(tail, states)
         begun = {
             name: state.promotion
-            for name, state in situation.states.items()
+            for name, state in states.items()
             if state.promotion is not None and state.promotion.outcome is None
+            and not self._overtaken(tail, state.promotion)
+        }  # fmt: skip
+        fenced = {
+            name: state.fence
+            for name, state in states.items()
+            if state.fence is not None and state.fence.promotion != STALE
         }
         if not fenced and not begun:
             raise CheckError("no promotion is under way", "nothing to abort", self._settings.group)
-        for name, record in begun.items():
-            if record.epoch <= situation.tail.epoch:
-                raise FencedError(
-                    f"the log is in epoch {situation.tail.epoch} already: the promotion of {name} cannot be taken back",
-                    f"complete it: cdc promote --follower {name}",
-                    self._settings.topic,
-                )
+        if any(name != tail.leader for name in fenced) or any(r.epoch <= tail.epoch for r in begun.values()):
+            raise FencedError(
+                f"epoch {tail.epoch}, led by {tail.leader}, has begun: the promotion cannot be taken back",
+                f"complete it: cdc promote --follower {tail.leader}",
+                self._settings.topic,
+            )
+        if tail.leader in self._unreachable and any(record.mode == PLANNED for record in begun.values()):
+            raise CheckError(
+                f"it may be closed for writes, and cannot be reached: {self._unreachable[tail.leader]}",
+                "repeat when it is back, or promote with --leader-is-dead",
+                tail.leader,
+            )
         for name, fence in fenced.items():
-            if fence is not None and name == situation.tail.leader:
-                self._nodes[name].unfence(fence.promotion)
+            self._nodes[name].unfence(fence.promotion)
         for name, record in begun.items():
             self._nodes[name].end(record.promotion, ABORTED)
-            self._write([self._envelope(situation.tail.epoch).runbook(self._facts(record, "abort"))])
-        return f"aborted: {situation.tail.leader} leads on, in epoch {situation.tail.epoch}"
+            self._write([self._envelope(tail.epoch).runbook(self._facts(record, "abort"))])
+        return f"aborted: {tail.leader} leads on, in epoch {tail.epoch}"
+
+    def _settle(self, tail: LogTail, states: dict[str, NodeState], keep: PromotionRecord | None = None) -> None:
+        """Write down the end of promotions that another one has overtaken, but of `keep`."""
+        for name, state in states.items():
+            record = state.promotion
+            if record is None or record.outcome is not None or (keep and record.promotion == keep.promotion):
+                continue
+            if self._overtaken(tail, record):
+                self._nodes[name].end(record.promotion, OVERTAKEN)
+
+    def _overtaken(self, tail: LogTail, record: PromotionRecord) -> bool:
+        if record.epoch != tail.epoch:
+            return record.epoch < tail.epoch
+        start = self._world.log.find_epoch(record.epoch, self._depth)
+        return start is None or start.promotion != record.promotion
 
     def _step(self, name: str, do: Callable[[], Any]) -> Any:
         self._tell(f"{name} ...")
@@ -421,6 +467,13 @@ class Promotion:
         tail = self._tail()
         if tail.epoch >= record.epoch:
             return f"the log is in epoch {tail.epoch}"
+        self._not_before = tail.high_watermark
+        if record.mode == PLANNED and not _closed_by(self._old_leader(record, situation).state(), record):
+            raise CheckError(
+                "it was opened again while this promotion was going on",
+                "see who did it, then repeat",
+                record.old_leader,
+            )
         system = self._world.system(follower.name)
         start = follower.wal_lsn()
         envelope = self._envelope(record.epoch)
@@ -433,9 +486,10 @@ class Promotion:
 
     def _claimed(self, record: PromotionRecord, situation: Situation) -> EpochStart:
         """Where our epoch begins. Of two promotions at the same time, the log took one."""
-        start = self._world.log.find_epoch(record.epoch)
+        start = self._world.log.find_epoch(record.epoch, self._depth, self._not_before)
         if start is None or start.promotion != record.promotion:
             leader = start.leader if start else "another node"
+            self._nodes[situation.follower].end(record.promotion, OVERTAKEN)
             raise FencedError(
                 f"{leader} was promoted for epoch {record.epoch} at the same time, and was first",
                 "see cdc status; this promotion has done nothing that counts",
@@ -483,10 +537,10 @@ class Promotion:
         return start
 
     def _open(self, record: PromotionRecord, situation: Situation, follower: PromotionNode) -> str:
-        if self._hooks.before_open is not None:
-            self._hooks.before_open(follower.name, record.epoch)
         state = follower.state()
         if state.identity is None or state.identity.epoch < record.epoch:
+            if self._hooks.before_open is not None:
+                self._hooks.before_open(follower.name, record.epoch)
             system = self._world.system(follower.name)
             topic = self._world.topic.describe()
             follower.lead(
@@ -498,26 +552,44 @@ class Promotion:
             )  # fmt: skip
         return f"{follower.name} takes writes"
 
-    def _demote(self, record: PromotionRecord, situation: Situation, start: EpochStart) -> None:
-        """The old leader follows, if it was closed before the epoch ended: then it has nothing that the log lacks."""
-        old = self._nodes.get(record.old_leader)
-        state = old.state() if old is not None else None
-        if old is None or state is None or (state.identity is not None and not _closed_by(state, record)):
-            self._remaining.append(f"when {record.old_leader} is back: cdc rejoin --node {record.old_leader}")
+    def _demote(self, record: PromotionRecord, situation: Situation) -> None:
+        """Every node that led, or was to lead, and certainly took no write that the log lacks, follows."""
+        found = {name: self._last_of(name) for name in self._nodes if name != situation.follower}
+        self._remaining += [
+            f"when {name} is back: cdc rejoin --node {name}"
+            for name in sorted({record.old_leader, *found})
+            if name not in self._nodes or found[name] == _UNKNOWN
+        ]
+        for name, place in found.items():
+            if place is None:
+                self._nodes[name].drop_slot(self._settings.slot)  # a run that was killed may have left it
+        places = {name: place for name, place in found.items() if isinstance(place, Position)}
+        if not places:
             return
-        if state.identity is None:
-            return
-        before = self._world.log.read_tail(end=start.offset)
-        assert before is not None
-        position = Position(
-            before.epoch, before.commit_lsn, before.end_lsn, before.committed_at_us, start.offset, situation.follower
-        )
 
         def demote() -> str:
-            old.follow(position, self._settings.slot)
-            return f"{old.name} follows from {position.commit_lsn}"
+            for name, position in places.items():
+                self._nodes[name].follow(replace(position, leader=situation.follower), self._settings.slot)
+            return ", ".join(f"{name} follows from {position.commit_lsn}" for name, position in places.items())
 
         self._step("demote", demote)
+
+    def _last_of(self, name: str) -> Position | str | None:
+        """What a node that is none of the leader's followers holds last; None for a follower, `_UNKNOWN` for a node
+        that may have taken writes after its epoch was over."""
+        state = self._nodes[name].state()
+        if state.identity is None:
+            # Its identity and its first write would have come with one transaction, so it took none.
+            return state.position if state.position is not None and state.position.leader == name else None
+        start = self._world.log.find_epoch(state.identity.epoch + 1, self._depth)
+        fence = state.fence
+        if start is None or fence is None or fence.fence_lsn is None or fence.promotion != start.promotion:
+            return _UNKNOWN
+        before = self._world.log.read_tail(end=start.offset)
+        assert before is not None
+        return Position(
+            before.epoch, before.commit_lsn, before.end_lsn, before.committed_at_us, start.offset, before.leader
+        )
 
     def _finish(self, record: PromotionRecord, situation: Situation, follower: PromotionNode) -> None:
         def streams() -> str:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -142,7 +142,7 @@ class Rejoin:
         with closing(self._node()) as node:
             state = node.state()
             if state.identity is None or tail.leader == self._settings.node:
-                return self._not_needed(tail, state.position)
+                return self._without_identity(tail, state.position, node, who, dry_run)
             node.take_lock(who)
             ends = self._ends(tail, state.identity)
             self._check_node(ends)
@@ -203,16 +203,28 @@ class Rejoin:
             raise LogError("the log does not say who leads", "run: cdc init", f"topic {self._settings.topic}")
         return tail
 
-    def _not_needed(self, tail: LogTail, position: Position | None) -> RejoinReport:
-        node = self._settings.node
-        if tail.leader == node:
-            raise CheckError(f"{node} leads this group", "nothing to do", node)
+    def _without_identity(
+        self, tail: LogTail, position: Position | None, node: PromotionNode, who: str, dry_run: bool
+    ) -> RejoinReport:
+        """A node that is no leader, or the one that leads. What a run that was killed has left is put right."""
+        name = self._settings.node
+        if tail.leader == name:
+            raise CheckError(f"{name} leads this group", "nothing to do", name)
         if position is None:
-            raise CheckError(f"{node} has never led this group", f"run: cdc bootstrap --follower {node}", node)
-        return RejoinReport(node, tail.leader, tail.epoch, already=True, position=str(position))
+            raise CheckError(f"{name} has never led this group", f"run: cdc bootstrap --follower {name}", name)
+        report = RejoinReport(name, tail.leader, tail.epoch, already=position.leader != name, position=str(position))
+        if dry_run:
+            return report
+        node.take_lock(who)
+        if report.already:
+            node.drop_slot(self._settings.slot)
+        else:
+            # It was to lead, and was not opened: its identity and its first write would have come together.
+            node.follow(replace(position, leader=tail.leader), self._settings.slot)
+        return report
 
     def _ends(self, tail: LogTail, identity: LeaderIdentity) -> _Ends:
-        start = self._log.find_epoch(identity.epoch + 1)
+        start = self._log.find_epoch(identity.epoch + 1, self._settings.depth_bytes)
         if start is None:
             raise CheckError(
                 f"the end of epoch {identity.epoch}, which this node led, is not in the log any more",

@@ -159,22 +159,29 @@ class LogReader:
             self._where,
         )
 
-    def find_epoch(self, epoch: int) -> EpochStart | None:
-        """The record that begins `epoch`: of several that claim it the first. None when it is not in the log."""
+    def find_epoch(self, epoch: int, depth_bytes: int, not_before: int | None = None) -> EpochStart | None:
+        """The record that begins `epoch`: of several that claim it the first. None when it is not in the log.
+
+        Looks so far back that what an older leader wrote after it, up to `depth_bytes`, is not taken for what comes
+        before it; or to the offset `not_before`, before which it cannot be.
+        """
         low, high = self.watermarks()
+        low = max(low, not_before or 0)
         deadline = time.monotonic() + _TAIL_SECONDS
         step, start = _TAIL_FIRST_STEP, high
         try:
             while start > low:
                 start = max(low, high - step)
-                older = start == low
+                older, size = start == low, depth_bytes if start == low else 0
                 for message in self._range(start, high, deadline, _nothing):
                     offset, value = int(message.offset() or 0), message.value() or b""
                     _, meta = parse(value, offset)
-                    if meta.get("kind") != "epoch":
-                        older |= meta["epoch"] < epoch
-                    elif meta["epoch"] == epoch and older:
-                        return EpochStart(offset, meta["leader"], meta.get("promotion"))
+                    if meta.get("kind") == "epoch" and meta["epoch"] == epoch:
+                        if older and size >= depth_bytes:
+                            return EpochStart(offset, meta["leader"], meta.get("promotion"))
+                        break
+                    older |= meta["epoch"] < epoch
+                    size += len(value)
                 step *= _TAIL_STEP_GROWTH
         finally:
             self._consumer.unassign()

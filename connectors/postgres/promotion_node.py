@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from cdc.capture_ports import LeaderFacts, LeaderIdentity
+from cdc.capture_ports import CandidateTable, LeaderFacts, LeaderIdentity
 from cdc.errors import CheckError, FencedError
 from cdc.events.position import Position
 from cdc.events.table import TableId
@@ -58,7 +58,8 @@ class PostgresNode:
         self._log = log_name
         with translated(name):
             self._conn = open_connection(dsn, "cdc promote", _ANSWER_SECONDS, connect_timeout=_CONNECT_SECONDS)
-            self._conn.execute("SET session_replication_role = replica")
+            # What a step has done must outlive a crash, also the changes before it that the applier did not wait for.
+            self._conn.execute("SET session_replication_role = replica; SET synchronous_commit = local")
 
     def close(self) -> None:
         self._conn.close()
@@ -111,6 +112,18 @@ class PostgresNode:
 
     def leader_facts(self) -> LeaderFacts:
         return leader_facts(self._conn, self.name)
+
+    def candidates(self, patterns: Sequence[str]) -> Sequence[CandidateTable]:
+        return publications.candidates(self._conn, patterns, self.name)
+
+    def foreign_slot(self, name: str) -> str | None:
+        with translated(self.name):
+            row = self._conn.execute(
+                "SELECT coalesce(database, 'none') FROM pg_replication_slots "
+                "WHERE slot_name = %s AND database IS DISTINCT FROM current_database()",
+                (name,),
+            ).fetchone()
+        return row[0] if row else None
 
     def position(self) -> Position:
         return follower_progress(self._conn, self._log, self.name)
@@ -202,8 +215,8 @@ class PostgresNode:
                 make_read_only(self._conn, [*tables, *BOOKKEEPING])
                 self._conn.execute("DELETE FROM cdc.identity WHERE group_name = %s", (self._group,))
                 self._conn.execute("DELETE FROM cdc.fence WHERE log = %s", (self._log,))
-            self._drop_slot(slot)
-            self._conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(slot)))
+                self._conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(slot)))
+        self.drop_slot(slot)
         return rows
 
     def _prepare_bookkeeping(self) -> None:
@@ -224,14 +237,14 @@ class PostgresNode:
             return sequences.set_at_least(self._conn, told, margin)
 
     def publish(self, publication: str, patterns: Sequence[str]) -> int:
-        tables = [candidate.table for candidate in publications.candidates(self._conn, patterns, self.name)]
+        tables = [candidate.table for candidate in self.candidates(patterns)]
         if not tables:
             raise CheckError(f"no table matches {', '.join(patterns)}", "correct capture.tables", self.name)
         publications.publish(self._conn, publication, tables, self.name)
         return len(tables)
 
     def make_slot(self, name: str) -> Lsn:
-        self._drop_slot(name)
+        self.drop_slot(name)
         with self._patience():
             slots.create_slot(self._conn, name, self.name)
         made = slots.slot_facts(self._conn, name, self.name)
@@ -243,11 +256,11 @@ class PostgresNode:
         with translated(self.name):
             self._conn.execute(
                 "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots "
-                "WHERE slot_name = %s AND active_pid IS NOT NULL",
+                "WHERE slot_name = %s AND active_pid IS NOT NULL AND database = current_database()",
                 (name,),
             )
 
-    def _drop_slot(self, name: str) -> None:
+    def drop_slot(self, name: str) -> None:
         """With whoever streams from it, who has no business there any more."""
         deadline = time.monotonic() + _RELEASE_SECONDS
         while True:
@@ -255,7 +268,8 @@ class PostgresNode:
             with translated(self.name):
                 try:
                     self._conn.execute(
-                        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+                        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+                        "WHERE slot_name = %s AND database = current_database()",
                         (name,),
                     )
                     return

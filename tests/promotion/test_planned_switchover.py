@@ -3,27 +3,59 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle, islice
+
+import pytest
 
 from tests.fixtures.pipeline import Pipelines
-from tests.support.bank import BANK
-from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER, rows_of
-from tests.support.promotion import Clients, in_epoch, promote
+from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER
+from tests.support.promotion import (
+    LOADED,
+    NUMBERED,
+    Clients,
+    assert_one_leader,
+    in_epoch,
+    promote,
+    use_numbers,
+    watched,
+)
+
+THERE_AND_BACK = (FOLLOWER, LEADER, OTHER_FOLLOWER, LEADER)
+NOTHING_LOST = "nothing: the old leader was closed for writes, and all that it committed is applied"
 
 
-def test_it_goes_there_and_the_old_leader_follows(pipelines: Pipelines, postgres_version: int):
-    # Given a group with a running applier for every node, the leader among them, under load.
-    pipeline = pipelines.new(*BANK, version=postgres_version, followers=(FOLLOWER, OTHER_FOLLOWER))
+def there_and_back_again(pipelines: Pipelines, version: int, rounds: int) -> None:
+    """So many switchovers of one group, in which everybody has an applier, the leader too."""
+    pipeline = pipelines.new(*LOADED, *NUMBERED, version=version, followers=(FOLLOWER, OTHER_FOLLOWER))
     pipeline.init().bootstrap().start()
     pipeline.start_apply(LEADER)
+    use_numbers(pipeline.leader, 100)
+    refused = []
     with Clients(pipeline.nodes) as clients:
-        clients.transact(100)
-        # When a follower is promoted.
-        report = promote(pipeline, FOLLOWER)
-        clients.transact(100)
-    # Then it leads, all others follow, and what was acknowledged is on every node.
-    assert json.loads(pipeline.run("leader", "--json"))["leader"] == FOLLOWER
-    assert (report["mode"], report["epoch"], report["remaining"][:-1]) == ("planned", 2, [])
-    in_epoch(pipeline, 2, FOLLOWER)
-    pipeline.assert_all_equal(FOLLOWER)
-    clients.assert_all_on(pipeline.nodes[FOLLOWER])
-    assert rows_of(pipeline.nodes[LEADER], "SELECT FROM pg_replication_slots WHERE database = current_database()") == []
+        clients.transact(50)
+        with watched(pipeline, [FOLLOWER, OTHER_FOLLOWER]):
+            for epoch, follower in enumerate(islice(cycle(THERE_AND_BACK), rounds), 2):
+                report = promote(pipeline, follower)
+                assert (report["mode"], report["epoch"], report["loss"]) == ("planned", epoch, NOTHING_LOST)
+                assert len(report["remaining"]) == 1, report["remaining"]
+                refused.append(report["writes_refused_seconds"])
+                use_numbers(pipeline.nodes[follower], 1000)
+                clients.transact(50)
+                in_epoch(pipeline, epoch, follower)
+                assert json.loads(pipeline.run("leader", "--json"))["leader"] == follower
+    print(f"writes refused, by the reports {refused}, by the clients at most {clients.longest_pause:.2f} s")
+    in_epoch(pipeline, rounds + 1, follower)
+    pipeline.assert_all_equal(follower)
+    clients.assert_all_on(*pipeline.nodes.values())
+    assert_one_leader(pipeline, follower)
+
+
+@pytest.mark.timeout(400)
+def test_three_times_there_and_back_nothing_is_lost(pipelines: Pipelines, postgres_version: int):
+    there_and_back_again(pipelines, postgres_version, 3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_ten_times_there_and_back_nothing_is_lost(pipelines: Pipelines, postgres_version: int):
+    there_and_back_again(pipelines, postgres_version, 10)

@@ -104,6 +104,10 @@ def transfer(connection: psycopg.Connection[Any], chance: random.Random, count: 
     return numbers
 
 
+Seen = tuple[tuple[int, int], int]
+"""Epoch and commit LSN of a follower's position, and what its counter says."""
+
+
 class BankWatch:
     """Reads a follower in REPEATABLE READ all the time; `violations` says what no state of the leader was.
 
@@ -145,18 +149,18 @@ class BankWatch:
         with psycopg.connect(self._follower, connect_timeout=5) as connection:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
-            newest: tuple[int, int] = (0, 0)
+            newest: Seen = ((0, 0), 0)
             while not self._stop.wait(0.002):
                 newest = self._look(connection, newest)
                 connection.rollback()
 
-    def _look(self, connection: psycopg.Connection[Any], newest: tuple[int, int]) -> tuple[int, int]:
+    def _look(self, connection: psycopg.Connection[Any], newest: Seen) -> Seen:
         def one(query: str) -> Any:
             row = connection.execute(query).fetchone()
             assert row is not None
             return row
 
-        lsn = one("SELECT (commit_lsn - '0/0'::pg_lsn)::bigint FROM cdc.position")[0]
+        position = one("SELECT epoch, (commit_lsn - '0/0'::pg_lsn)::bigint FROM cdc.position")
         n = one("SELECT n FROM counter")[0]
         total = one("SELECT sum(balance) FROM account")[0]
         count, first, last = one("SELECT count(*), coalesce(min(n), 1), coalesce(max(n), 0) FROM ledger")
@@ -165,9 +169,9 @@ class BankWatch:
             self.violations.append(f"at {n} the total is {total}, not {TOTAL}")
         if (count, first, last) != (n, 1, n):
             self.violations.append(f"the counter says {n}, the ledger has {count} entries from {first} to {last}")
-        if lsn < newest[0] or n < newest[1]:
-            self.violations.append(f"went back from {newest} to {(lsn, n)}")
-        return max(newest, (lsn, n))
+        if position < newest[0] or n < newest[1]:
+            self.violations.append(f"went back from {newest} to {(position, n)}")
+        return max(newest[0], position), max(newest[1], n)
 
 
 def a_moment(chance: random.Random, longest: float) -> None:

@@ -46,6 +46,7 @@ class Pipeline:
         self.leader = leader
         self.followers = dict(followers)
         self.nodes = {LEADER: leader, **followers}
+        self.kafka_servers = bootstrap_servers
         self.name = name or f"g{uuid.uuid4().hex[:10]}"
         self.group = Group(
             folder, self.name, LEADER, {LEADER: leader, **followers}, bootstrap_servers, tables, kafka, extra

@@ -43,6 +43,9 @@ class Topic:
         finally:
             consumer.close()
 
+    def create(self) -> None:
+        self._admin.create_topics([NewTopic(self.name, 1, 1)])[self.name].result(20)
+
     def append(self, *records: Raw) -> int:
         """The offset of the first of them."""
         offsets: list[int] = []

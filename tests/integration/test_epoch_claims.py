@@ -1,0 +1,61 @@
+"""Who leads, and where its epoch began, is found in the log however much an older leader wrote after it was told."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from cdc.local import KafkaServer
+from cdc.log.envelope import Envelope, finished, finisher
+from connectors.kafka.consumer import LogReader
+from connectors.kafka.settings import common_settings
+from tests.support.topic import Raw, Topic
+
+US, EU, AP = "us-east", "eu-west", "ap-south"
+NOT_KNOWN_YET = 1500
+"""Records that an older leader writes after it lost: more than one step of reading backwards."""
+DEPTH = 2**20
+
+
+def claim(leader: str, epoch: int, commit_lsn: int, prev: int) -> Raw:
+    envelope = Envelope("test", "", "0", epoch)
+    envelope.begin(0, commit_lsn, prev, 0, 0)
+    return finished(envelope.epoch(leader, "1", 1, "slot", epoch - 1, {"promotion": f"of {leader}"}), commit_lsn + 1)
+
+
+def marks(leader: str, epoch: int, first: int, count: int) -> list[Raw]:
+    envelope = Envelope("test", "", "0", epoch)
+    found = []
+    for commit_lsn in range(first, first + 10 * count, 10):
+        envelope.begin(0, commit_lsn, commit_lsn - 10, 0, 0)
+        found.append(finisher(leader)(envelope.mark(1), commit_lsn + 1))
+    return found
+
+
+@pytest.fixture
+def topic(kafka: KafkaServer) -> Topic:
+    topic = Topic(kafka.start(), f"claims-{uuid.uuid4().hex[:8]}.log")
+    topic.create()
+    return topic
+
+
+@pytest.mark.parametrize("afterwards", [0, 5, 2000])
+def test_of_two_claims_the_first_counts_whatever_lies_between_them(kafka: KafkaServer, topic: Topic, afterwards: int):
+    # Given a log in which one node claims an epoch, the old leader writes on, and another node claims the same epoch.
+    before = [claim(US, 1, 1000, 0), *marks(US, 1, 1010, 20)]
+    topic.append(*before, claim(EU, 2, 5000, 1200), *marks(US, 1, 1210, NOT_KNOWN_YET), claim(AP, 2, 90_000, 1200))
+    if afterwards:
+        topic.append(*marks(EU, 2, 5010, afterwards))
+
+    # When it is read from its end, then the first one has it.
+    with LogReader(common_settings(kafka.bootstrap_servers, "test", {}), topic.name) as reader:
+        start, tail = reader.find_epoch(2, DEPTH), reader.read_tail(depth_bytes=DEPTH)
+        first, never = reader.find_epoch(1, DEPTH), reader.find_epoch(3, DEPTH)
+    assert start is not None
+    assert (start.leader, start.promotion, start.offset) == (EU, f"of {EU}", len(before))
+    assert tail is not None
+    assert (tail.epoch, tail.leader, tail.commit_lsn) == (2, EU, 5000 + 10 * afterwards)
+    assert first is not None
+    assert (first.leader, first.offset) == (US, 0)
+    assert never is None
