@@ -102,6 +102,8 @@ class LeaderIdentity:
     slot: str
     topic: str
     topic_id: str | None
+    node: str = ""
+    """Its name in the group; empty where an older version wrote it down."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc.capture_ports import SystemFacts
 from cdc.config import Settings
-from cdc.errors import CdcError, CheckError, LogError
+from cdc.errors import CdcError, CheckError, LogError, RetryableError
 from cdc.events.position import TransactionName
 from cdc.log.tail import LogTail
 from cdc.ports import FollowerFacts, LeaderProgress, LeaderState
@@ -82,7 +82,7 @@ def known_leader(settings: Settings, role: str) -> str:
     with log_reader(settings, role) as reader:
         try:
             tail = reader.read_tail(depth_bytes=_deep(settings))
-        except LogError:
+        except (LogError, RetryableError):
             tail = None
     return leader_of(settings, tail)
 

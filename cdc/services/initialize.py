@@ -222,6 +222,7 @@ class Initializer:
             settings.slot,
             settings.topic,
             topic.topic_id,
+            settings.leader,
         )
         leader.store_identity(identity)
         return identity, Step("identity", _told(identity), made=True)

@@ -546,7 +546,7 @@ class Promotion:
             follower.lead(
                 LeaderIdentity(
                     self._settings.group, record.epoch, system.system_id, system.timeline, self._settings.slot,
-                    self._settings.topic, topic.topic_id,
+                    self._settings.topic, topic.topic_id, follower.name,
                 ),
                 record.promotion,
             )  # fmt: skip

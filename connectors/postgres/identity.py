@@ -27,16 +27,17 @@ _CREATE = """
     );
     ALTER TABLE cdc.identity ADD COLUMN IF NOT EXISTS slot_made_lsn pg_lsn;
     ALTER TABLE cdc.identity ADD COLUMN IF NOT EXISTS publication jsonb;
+    ALTER TABLE cdc.identity ADD COLUMN IF NOT EXISTS node text NOT NULL DEFAULT '';
     COMMENT ON COLUMN cdc.identity.slot_made_lsn IS 'where the slot began';
     COMMENT ON COLUMN cdc.identity.publication IS 'what was published when cdc init ran last';
     COMMENT ON TABLE cdc.identity IS 'which log each slot of this database feeds; written by cdc init';
 """
 _UPSERT = """
-    INSERT INTO cdc.identity (group_name, epoch, system_id, timeline, slot_name, topic, topic_id)
-    VALUES (%s, %s, %s, %s, %s, %s, %s)
+    INSERT INTO cdc.identity (group_name, epoch, system_id, timeline, slot_name, topic, topic_id, node)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
     ON CONFLICT (group_name) DO UPDATE SET epoch = excluded.epoch, system_id = excluded.system_id,
         timeline = excluded.timeline, slot_name = excluded.slot_name, topic = excluded.topic,
-        topic_id = excluded.topic_id, slot_made_lsn = NULL, publication = NULL
+        topic_id = excluded.topic_id, node = excluded.node, slot_made_lsn = NULL, publication = NULL
 """
 
 
@@ -46,8 +47,8 @@ def load_identity(conn: psycopg.Connection, group: str, where: str) -> LeaderIde
         if conn.execute("SELECT pg_catalog.to_regclass('cdc.identity')").fetchone() == (None,):
             return None
         row = conn.execute(
-            "SELECT group_name, epoch, system_id, timeline, slot_name, topic, topic_id FROM cdc.identity "
-            "WHERE group_name = %s",
+            "SELECT group_name, epoch, system_id, timeline, slot_name, topic, topic_id, "
+            "coalesce(to_jsonb(i) ->> 'node', '') FROM cdc.identity i WHERE group_name = %s",
             (group,),
         ).fetchone()
     return None if row is None else LeaderIdentity(*row)
@@ -67,6 +68,7 @@ def store_identity(conn: psycopg.Connection, identity: LeaderIdentity, where: st
                 identity.slot,
                 identity.topic,
                 identity.topic_id,
+                identity.node,
             ),
         )
         _remember(conn, identity.group, identity.slot)

@@ -52,14 +52,19 @@ def follower_progress(connection: psycopg.Connection, log_name: str, where: str)
 
 
 def leads(connection: psycopg.Connection, log_name: str, node: str) -> bool:
-    """Whether this node leads that log, or led it and has not rejoined as a follower."""
+    """Whether this node leads that log, or led it and has not rejoined as a follower. Raises CheckError when the
+    database is that of another node which does."""
     row = connection.execute("SELECT to_regclass('cdc.identity'), to_regclass('cdc.position')").fetchone()
     identity, position = row or (None, None)
-    asked: list[tuple[str, tuple[str, ...]]] = (
-        [("SELECT 1 FROM cdc.identity WHERE topic = %s", (log_name,))] if identity else []
-    )
-    asked += [("SELECT 1 FROM cdc.position WHERE log = %s AND leader = %s", (log_name, node))] if position else []
-    return any(connection.execute(query, values).fetchone() for query, values in asked)
+    if identity:
+        query = "SELECT coalesce(to_jsonb(i) ->> 'node', '') FROM cdc.identity i WHERE topic = %s"
+        led_by = connection.execute(query, (log_name,)).fetchone()
+        if led_by and led_by[0] not in ("", node):
+            raise CheckError(f"this database is that of {led_by[0]}", "correct the dsn of one of them", node)
+        if led_by:
+            return True
+    query = "SELECT 1 FROM cdc.position WHERE log = %s AND leader = %s"
+    return bool(position and connection.execute(query, (log_name, node)).fetchone())
 
 
 def read_position(connection: psycopg.Connection, log_name: str) -> Position | None:

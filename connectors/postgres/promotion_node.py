@@ -21,7 +21,7 @@ from cdc.protocol.lsn import Lsn
 from connectors.postgres import fence, sequences, slots
 from connectors.postgres import publication as publications
 from connectors.postgres.connection import open_connection, translated
-from connectors.postgres.identity import load_identity, remember, store_identity
+from connectors.postgres.identity import load_identity, store_identity
 from connectors.postgres.leader import leader_facts
 from connectors.postgres.progress import follower_progress, read_position, timestamp
 from connectors.postgres.read_only import BOOKKEEPING, make_read_only
@@ -291,6 +291,5 @@ class PostgresNode:
                     self.name,
                 )
             store_identity(self._conn, identity, self.name)
-            remember(self._conn, identity.group, identity.slot, self.name)
             fence.open_for_writes(self._conn)
             self.note(promotion, {"opened_at": time.time()})

@@ -287,7 +287,7 @@ class TestGroup:
         refused(done, 3, "leader and follower are the same database", where=FOLLOWER)
         assert rows_of(pipeline.leader, "SELECT to_regclass('cdc.bootstrap')") == [(None,)]
         assert rows_of(pipeline.leader, "SHOW default_transaction_read_only") == [("off",)]
-        refused(command(group, "apply", "--follower", FOLLOWER), 3, "no position", where=FOLLOWER)
+        refused(command(group, "apply", "--follower", FOLLOWER), 3, f"is that of {LEADER}", where=FOLLOWER)
 
     def test_a_follower_that_is_not_empty_is_left_as_it_is(self, pipelines: Pipelines):
         pipeline = pipelines.new(TABLE, "INSERT INTO t VALUES (1, 'leader')").init()
