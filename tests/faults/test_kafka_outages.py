@@ -1,0 +1,204 @@
+"""Kafka is gone, hangs, is full, or takes less than before: the slot keeps what the log does not take."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cdc.local import KafkaServer, PostgresServer
+from cdc.local.kafka import ProcessKafka
+from cdc.local.processes import wait_for
+from tests.fixtures.pipeline import Pipelines
+from tests.fixtures.servers import durable_kafka
+from tests.support.bank import BANK
+from tests.support.log import accepted, read_log
+from tests.support.pipeline import QUICK_HEARTBEAT, Pipeline, rows_of
+from tests.support.topic import Topic, fatal
+from tests.support.watched import APPLY, DAEMONS, MEGABYTE, peak_memory, recovers, watched_bank
+
+pytestmark = pytest.mark.faults
+
+BULK = "CREATE TABLE bulk (id int PRIMARY KEY, x text)"
+IN_FLIGHT = 4 * MEGABYTE
+
+
+@pytest.fixture(scope="module")
+def mortal_kafka() -> Iterator[KafkaServer]:
+    """A Kafka that tests of this module may kill and pause."""
+    with durable_kafka() as server:
+        yield server
+
+
+@pytest.fixture
+def pipeline(mortal_kafka: KafkaServer, module_pipelines: Pipelines) -> Pipeline:
+    """The bank on a leader, and everything running."""
+
+    def build() -> Pipeline:
+        extra = f"{QUICK_HEARTBEAT}\nmax_in_flight_bytes = {IN_FLIGHT}"
+        return module_pipelines.new(*BANK, BULK, kafka_server=mortal_kafka, extra=extra).init().bootstrap().start()
+
+    return module_pipelines.kept("bank", build)
+
+
+def add_bulk(pipeline: Pipeline, megabytes: int) -> None:
+    """A transaction of so much, in rows of a kilobyte."""
+    pipeline.execute(
+        "INSERT INTO bulk SELECT coalesce((SELECT max(id) FROM bulk), 0) + i, repeat(md5(i::text), 32) "
+        f"FROM generate_series(1, {megabytes * 1024}) i"
+    )
+
+
+def confirmed(pipeline: Pipeline) -> str:
+    query = f"SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{pipeline.group.slot}'"
+    return str(rows_of(pipeline.leader, query)[0][0])
+
+
+def wait_until_capture_tells(pipeline: Pipeline, before: int) -> None:
+    """Within 30 seconds of a fault that holds everything up."""
+
+    def told() -> bool:
+        return pipeline.log_of("capture").count("the log takes no records") > before
+
+    assert wait_for(told, seconds=30), pipeline.group.tail_of_logs()
+
+
+def test_a_dead_broker_holds_the_slot_and_capture_takes_no_more_than_it_may(
+    pipeline: Pipeline, mortal_kafka: KafkaServer
+):
+    capture = pipeline.group.daemon("capture").pid
+    add_bulk(pipeline, 20)
+    pipeline.catch_up()
+    with watched_bank(pipeline, mortal_kafka.bootstrap_servers) as bank:
+        before, told = peak_memory(capture), pipeline.log_of("capture").count("the log takes no records")
+        mortal_kafka.kill()
+        held = confirmed(pipeline)
+        add_bulk(pipeline, 40)
+        bank.transacts(50)
+        wait_until_capture_tells(pipeline, told)
+        assert confirmed(pipeline) == held
+        mortal_kafka.start()
+        recovers(pipeline, "broker killed")
+        grown = peak_memory(capture) - before
+        print(f"capture grew by {grown / MEGABYTE:.0f} MB")
+        assert grown < 64 * MEGABYTE
+    assert accepted(read_log(mortal_kafka.bootstrap_servers, pipeline.group.topic, seconds=60))
+
+
+@pytest.mark.parametrize("seconds", [20, pytest.param(150, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+def test_a_broker_that_hangs_is_waited_for_and_the_order_is_kept(
+    pipeline: Pipeline, mortal_kafka: KafkaServer, seconds: int
+):
+    told = pipeline.log_of("capture").count("the log takes no records")
+    with watched_bank(pipeline, mortal_kafka.bootstrap_servers) as bank:
+        mortal_kafka.pause()
+        try:
+            end = time.monotonic() + seconds
+            bank.transacts(50)
+            wait_until_capture_tells(pipeline, told)
+            time.sleep(max(0.0, end - time.monotonic()))
+            pipeline.check_running(*DAEMONS)
+        finally:
+            mortal_kafka.resume()
+        recovers(pipeline, f"broker hung for {seconds} s", seconds=60)
+    assert accepted(read_log(mortal_kafka.bootstrap_servers, pipeline.group.topic, seconds=60))
+
+
+def test_a_limit_that_is_lowered_behind_our_back_makes_parts_and_stops_capture_where_not_even_these_fit(
+    pipelines: Pipelines, kafka: KafkaServer
+):
+    pipeline = pipelines.new(BULK, "CREATE TABLE named (id text PRIMARY KEY)").init().bootstrap().start()
+    pipeline.execute("INSERT INTO bulk VALUES (1, 'small')", "INSERT INTO named VALUES ('small')")
+    pipeline.catch_up()
+    topic = Topic(kafka, pipeline.group.topic)
+
+    topic.set(max_message_bytes="3000")
+    add_bulk(pipeline, 1)
+    pipeline.execute("UPDATE bulk SET x = repeat('a large one', 1000) WHERE id = 1")
+    pipeline.catch_up()
+    pipeline.assert_equal()
+    assert any(event["cdc"].get("kind") == "part" for event in read_log(kafka.bootstrap_servers, pipeline.group.topic))
+
+    topic.set(max_message_bytes="1100")
+    pipeline.execute("INSERT INTO named SELECT string_agg(md5(i::text), '') FROM generate_series(1, 75) i")
+    fatal(pipeline, "capture", f"topic {pipeline.group.topic}", "too small to hold parts", "raise max.message.bytes")
+    held = confirmed(pipeline)
+    pipeline.start_capture()
+    fatal(pipeline, "capture", "too small to hold parts")
+    assert confirmed(pipeline) == held
+    pipeline.check_running(APPLY)
+
+    topic.set(max_message_bytes="3000")
+    pipeline.start_capture()
+    pipeline.catch_up()
+    pipeline.assert_equal()
+
+
+def test_a_topic_that_is_deleted_while_all_runs_ends_both_daemons_and_is_not_made_anew(
+    pipelines: Pipelines, kafka: KafkaServer
+):
+    pipeline = pipelines.new(BULK).init().bootstrap().start()
+    add_bulk(pipeline, 1)
+    pipeline.catch_up()
+    topic, position = Topic(kafka, pipeline.group.topic), pipeline.position()
+    topic.delete()
+    pipeline.execute("INSERT INTO bulk VALUES (-1, 'nowhere to go')")
+    for name in DAEMONS:
+        fatal(pipeline, name, "the topic does not exist", "start a new group")
+    assert not topic.exists()
+    assert pipeline.position() >= position
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A file system of its own, mounted at `folder`; skips where that is not possible."""
+    folder.mkdir()
+    mounted = subprocess.run(  # noqa: S607
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder],
+        capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+    if mounted.returncode != 0:
+        pytest.skip(f"this machine cannot mount a tmpfs: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True, timeout=20)  # noqa: S607
+
+
+def fill(disk: Path) -> Path:
+    """Write a file until there is no space."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while file.write(b"\0" * 65536):
+                pass
+        except OSError:
+            return ballast
+    raise AssertionError("the disk has no end")
+
+
+def test_a_broker_whose_disk_is_full_holds_the_slot_until_there_is_space(pipelines: Pipelines):
+    kafka = durable_kafka()
+    if not isinstance(kafka, ProcessKafka):
+        pytest.skip("a Kafka in a container has its disk elsewhere")
+    disk = kafka.log_path.parent / "data"
+    with small_disk(disk, 96), kafka:
+        pipeline = pipelines.new(*BANK, BULK, kafka_server=kafka).init().bootstrap().start()
+        told = pipeline.log_of("capture").count("the log takes no records")
+        with watched_bank(pipeline, kafka.bootstrap_servers) as bank:
+            bank.transacts(20)
+            ballast = fill(disk)
+            add_bulk(pipeline, 8)
+            assert wait_for(lambda: not kafka.running, seconds=60), "a broker whose only disk fails ends"
+            held = confirmed(pipeline)
+            bank.transacts(50)
+            wait_until_capture_tells(pipeline, told)
+            assert confirmed(pipeline) == held
+            ballast.unlink()
+            kafka.start()
+            recovers(pipeline, "broker with a full disk", seconds=60)
+        pipeline.close()
