@@ -276,8 +276,20 @@ class _Session:
         log.warning("stored offset does not fit the log, reading from its beginning")
         self._hint_in_doubt = False
         self._joiner = PartJoiner()
+        self._check_tail()
         first, _ = self._reader.watermarks()
         self._reader.seek(first)
+
+    def _check_tail(self) -> None:
+        """A log that ends before this follower's position would be read to its end, and never go on."""
+        tail = self._reader.read_tail()
+        if tail is not None and (tail.epoch, tail.commit_lsn) < (self._chain.epoch, self._chain.commit_lsn):
+            raise LogError(
+                f"the log ends at {tail.end_lsn}, this follower holds {Lsn(self._chain.commit_lsn)} already: "
+                "acknowledged records are gone",
+                "the topic was replaced or cut: start a new group and bootstrap the followers",
+                f"log offset {tail.next_offset}",
+            )
 
     def _accept(self, message: LogRecord) -> bool:
         """False when the records after this one are not to be looked at, because the reader was moved."""

@@ -29,6 +29,7 @@ _TAIL_SECONDS = 120.0
 """Enough to read an incomplete transaction of ten million rows backwards."""
 _TAIL_FIRST_STEP = 500
 _TAIL_STEP_GROWTH = 4
+_OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION)
 _PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._PARTITION_EOF)
 """Reported in passing while the client goes on by itself."""
 _SILENT_SECONDS = 10.0
@@ -222,8 +223,10 @@ class LogReader:
             error = message.error()
             if error is None or error.code() in _PASSING:
                 continue
-            if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            if error.code() in _OUT_OF_RANGE:
                 raise self._out_of_range()
+            if error.code() == KafkaError._BAD_MSG:
+                raise self._damaged(message)
             raise translate(error, self._where)
 
     def _check_topic(self) -> None:
@@ -246,10 +249,23 @@ class LogReader:
                 "the topic was replaced or cut: " + NO_SUCH_TOPIC_REMEDY,
                 self._where,
             )
+        if self._offset >= low:
+            return LogError(
+                f"the log was cut before offset {self._offset} and goes on with other records",
+                "acknowledged records are gone: " + NO_SUCH_TOPIC_REMEDY,
+                self._where,
+            )
         return LogError(
             f"offsets {self._offset} to {low - 1} were removed from the log before they were read",
             "raise the topic's retention and bootstrap the follower again",
             self._where,
+        )
+
+    def _damaged(self, message: Message) -> LogError:
+        return LogError(
+            "records are damaged: their checksum is wrong",
+            "start again; if it stays so, let another replica of the topic lead, or start a new group",
+            f"{self._where} from offset {message.offset()} on",
         )
 
     def _on_error(self, error: KafkaError) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Self
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from cdc.errors import CdcError, RetryableError
+from cdc.errors import CdcError, LogError, RetryableError
 from cdc.log.parts import split_record
 from connectors.kafka.errors import translate
 from connectors.kafka.settings import QUIET, producer_settings
@@ -98,7 +98,7 @@ class LogProducer:
         self.poll(0)
         sizes = [len(value) for _, value in records]
         if max(sizes) > self._split_above:
-            records = [part for record in records for part in split_record(record, self._max_record_bytes)]
+            records = self._split(records)
             sizes = [len(value) for _, value in records]
         size = sum(sizes)
         batch: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in records]
@@ -111,6 +111,12 @@ class LogProducer:
             raise RetryableError("the kafka producer took no record", where=self._where) from error
         if taken != len(batch):
             self._refused(batch)
+
+    def _split(self, records: Sequence[tuple[bytes | None, bytes]]) -> list[tuple[bytes | None, bytes]]:
+        try:
+            return [part for record in records for part in split_record(record, self._max_record_bytes)]
+        except LogError as error:
+            raise LogError(error.what, error.remedy, self._where) from error
 
     def poll(self, timeout: float) -> None:
         """Serve delivery reports, waiting at most `timeout` seconds for the first.

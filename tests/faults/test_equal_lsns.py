@@ -31,7 +31,7 @@ def copy(pipeline: Pipeline) -> None:
     """COPY writes many rows in one WAL record, in two tables of one transaction."""
     with psycopg.connect(pipeline.leader) as connection, connection.cursor() as cursor:
         for table in ("copied", "moved"):
-            with cursor.copy(f"COPY {table} FROM STDIN") as data:  # type: ignore[call-overload]
+            with cursor.copy(f"COPY {table} FROM STDIN") as data:
                 data.write("".join(f"{n}\n" for n in range(ROWS)))
 
 

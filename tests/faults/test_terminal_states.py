@@ -146,10 +146,11 @@ class TestLog:
         ("forge", "words"),
         [
             (lambda _: b"hello", "not an event of this log"),
+            (lambda event: orjson.dumps(event)[:-40], "not an event of this log"),
             (lambda event: orjson.dumps({**event, "cdc": {**event["cdc"], "seq": "one"}}), "seq is not a number"),
             (lambda event: orjson.dumps({**event, "after": ["9"]}), "a row is not an object"),
         ],
-        ids=["text", "seq", "row"],
+        ids=["text", "cut", "seq", "row"],
     )
     def test_a_foreign_record_stops_apply_at_its_offset(
         self, pipelines: Pipelines, kafka: KafkaServer, forge: Callable[[dict[str, object]], bytes], words: str

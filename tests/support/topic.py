@@ -46,6 +46,14 @@ class Topic:
     def create(self) -> None:
         self._admin.create_topics([NewTopic(self.name, 1, 1)])[self.name].result(20)
 
+    def high_watermark(self) -> int:
+        """The offset that the next record gets."""
+        consumer = Consumer({**self._servers, "group.id": "test", "enable.auto.commit": False})
+        try:
+            return int(consumer.get_watermark_offsets(TopicPartition(self.name, 0), 20)[1])
+        finally:
+            consumer.close()
+
     def append(self, *records: Raw) -> int:
         """The offset of the first of them."""
         offsets: list[int] = []
