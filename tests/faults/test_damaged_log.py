@@ -17,7 +17,7 @@ from tests.support.pipeline import FOLLOWER, Pipeline, rows_of
 from tests.support.topic import Topic, fatal
 from tests.support.watched import APPLY
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, x text)"
 IDS = "SELECT id FROM t ORDER BY id"

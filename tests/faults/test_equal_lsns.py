@@ -16,7 +16,7 @@ from tests.support.log import accepted, changes, read_log
 from tests.support.pipeline import FOLLOWER, Pipeline, rows_of
 from tests.support.watched import recovers
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 ROWS = 30_000
 TABLES = (

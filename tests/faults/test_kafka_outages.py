@@ -21,7 +21,7 @@ from tests.support.pipeline import QUICK_HEARTBEAT, Pipeline, rows_of
 from tests.support.topic import Topic, fatal
 from tests.support.watched import APPLY, DAEMONS, MEGABYTE, peak_memory, recovers, watched_bank
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 BULK = "CREATE TABLE bulk (id int PRIMARY KEY, x text)"
 IN_FLIGHT = 4 * MEGABYTE

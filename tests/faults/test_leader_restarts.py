@@ -20,7 +20,7 @@ from tests.support.contents import digests
 from tests.support.pipeline import FOLLOWER, Pipeline, rows_of
 from tests.support.watched import APPLY, recovers, watched_bank
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
 @contextmanager

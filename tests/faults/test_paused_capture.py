@@ -16,7 +16,7 @@ from tests.support.pausing import paused
 from tests.support.pipeline import Pipeline, rows_of
 from tests.support.watched import recovers, watched_bank
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 TIMEOUT_SECONDS = 3
 """wal_sender_timeout here; capture is heard every second."""

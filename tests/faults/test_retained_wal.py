@@ -15,7 +15,7 @@ from tests.support.pipeline import rows_of, run_sql
 from tests.support.topic import fatal
 from tests.support.watched import DAEMONS, MEGABYTE
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, x text)"
 NOISE = "CREATE TABLE noise (x text)"

@@ -13,7 +13,7 @@ from tests.support.pausing import paused
 from tests.support.pipeline import FOLLOWER, run_sql
 from tests.support.watched import APPLY, recovers, watched_bank
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 # Without a key: a row that arrives twice is there twice, and no constraint hides it.
 RECEIPTS = (
