@@ -22,7 +22,8 @@ from tests.support.links import APPLY, CAPTURE, LINKS, Links, ProxiedKafka, prox
 from tests.support.pipeline import FOLLOWER, Pipeline, rows_of
 from tests.support.proxy import CUT, HALF_OPEN, PASS, Link
 
-pytestmark = pytest.mark.faults
+# The servers of this module start within the time of its first test.
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
 NOTICED_SECONDS = 30.0
 RECOVERY_SECONDS = 40.0
