@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,16 @@ from typing import Any
 import structlog
 
 from cdc import failpoints
-from cdc.errors import BlockedError, CdcError, ChainGapError, DivergenceError, FencedError, LogError, TerminalError
+from cdc.errors import (
+    BlockedError,
+    CdcError,
+    ChainGapError,
+    DivergenceError,
+    FencedError,
+    LogError,
+    RetryableError,
+    TerminalError,
+)
 from cdc.events.net_effect import Change, NetEffect, NotCollapsible, collapse
 from cdc.events.position import Position, TransactionName
 from cdc.events.table import TableId, TableSchema
@@ -49,6 +59,7 @@ from cdc.log.sequences import SEQUENCES_PREFIX, sequence_values
 from cdc.ports import LogReader, LogRecord, TablePlan, Target
 from cdc.protocol.lsn import Lsn
 from cdc.retry import run_with_retries
+from cdc.services.lag import removal_is_near
 from cdc.stop import StopToken
 
 log = structlog.get_logger(__name__)
@@ -63,6 +74,8 @@ IDLE_WAIT_SECONDS = 0.25
 _LEADING_WAIT_SECONDS = 1.0
 _STOP_PATIENCE_SECONDS = 4.0
 """How long a stop waits for the statement that runs, of the 10 s that a daemon has to end."""
+
+_RETENTION_LOOK_SECONDS = 30.0
 
 SMALL_SEGMENT = 100
 """Up to so many changes go one by one in one round trip; setting up COPY and staging costs more."""
@@ -219,6 +232,7 @@ class _Session:
         self._schemas: dict[str, TableSchema] = {}
         self._new_schemas: list[TableSchema] = []
         self._sequences: dict[TableId, int] = {}
+        self._look_again_at = 0.0
         self._hint_in_doubt = True
         self._in_pieces = False
         """Whether the follower's open transaction holds a part of a leader transaction that is not complete."""
@@ -227,6 +241,8 @@ class _Session:
     def step(self) -> bool:
         """Read what is there, apply what is complete. True when something was committed."""
         records = self._read()
+        if records:
+            self._look_at_retention(records[0].offset() or 0)
         try:
             for record in records:
                 if not self._accept(record):
@@ -270,6 +286,21 @@ class _Session:
                 raise
             self._read_from_beginning()
             return ()
+
+    def _look_at_retention(self, offset: int) -> None:
+        now = time.monotonic()
+        if now < self._look_again_at:
+            return
+        self._look_again_at = now + _RETENTION_LOOK_SECONDS
+        with suppress(RetryableError):
+            first, end = self._reader.watermarks()
+            if removal_is_near(offset, first, end, self._limits.fetch):
+                log.warning(
+                    "the log removes soon what is not applied yet: raise retention.ms of the topic",
+                    offset=offset,
+                    first_offset=first,
+                    end_offset=end,
+                )
 
     def _read_from_beginning(self) -> None:
         """The stored offset is only a hint: where it does not fit, the chain decides from the beginning on."""

@@ -16,6 +16,9 @@ from cdc.ports import LeaderProgress
 RETENTION_ALARM = 0.7
 """Of the topic's retention.ms."""
 
+REMOVAL_ALARM = 0.9
+"""Of the log's records: so many lie after a reader that is about to lose some."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hop:
@@ -55,6 +58,12 @@ def retention_warning(name: str, hop: Hop, retention_ms: int) -> str | None:
         f"{name} is {_hours(hop.lag_seconds)} behind and the log keeps {_hours(kept)}: start its applier, or raise "
         "retention.ms of the topic; what is removed before it is read means bootstrap"
     )
+
+
+def removal_is_near(next_offset: int, first: int, end: int, fetch: int) -> bool:
+    """Whether retention, which has removed the records before `first`, is about to reach a reader that is behind."""
+    behind = end - next_offset > fetch
+    return behind and first > 0 and next_offset - first < (end - first) * (1 - REMOVAL_ALARM)
 
 
 def _hours(seconds: float) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -156,3 +158,46 @@ class TestSlot:
         fatal(rested, "capture", "is lost (idle_timeout)", "raise idle_replication_slot_timeout")
         assert rows_of(pipeline.leader, f"SELECT FROM pg_replication_slots WHERE slot_name = '{slot}'") != []
         assert FOLLOWER in pipeline.group.nodes
+
+
+class TestFollower:
+    """The log's past and the follower's own."""
+
+    def test_an_applier_that_retention_is_about_to_reach_says_so(self, pipelines: Pipelines, kafka: KafkaServer):
+        pipeline = pipelines.new(*TABLES).init().bootstrap()
+        pipeline.start_capture()
+        pipeline.execute("INSERT INTO t SELECT i, 'row' FROM generate_series(1, 4000) i")
+        topic = Topic(kafka, pipeline.group.topic)
+        assert wait_for(lambda: len(topic.records()) > 4000, seconds=60)
+        [(offset,)] = rows_of(pipeline.followers[FOLLOWER], "SELECT next_offset FROM cdc.position")
+        topic.delete_records_before(offset)
+        pipeline.start_apply()
+        pipeline.catch_up()
+        pipeline.assert_equal()
+        assert "the log removes soon what is not applied yet" in pipeline.log_of(f"apply {FOLLOWER}")
+
+    def test_a_follower_that_was_restored_to_an_older_state_goes_on_from_there(
+        self, own_postgres: OwnPostgres, pipelines: Pipelines, tmp_path: Path
+    ):
+        server = own_postgres()
+        pipeline = pipelines.new(*TABLES, follower=server).init().bootstrap().start()
+        pipeline.execute("INSERT INTO t VALUES (1, 'before')")
+        pipeline.catch_up()
+        server.stop()
+        backup = tmp_path / "backup"
+        subprocess.run(["/bin/cp", "-a", server.data_dir, backup], check=True)
+        server.start()
+        pipeline.execute("INSERT INTO t VALUES (2, 'after')", "UPDATE t SET x = 'new' WHERE id = 1")
+        pipeline.catch_up()
+        position = pipeline.position()
+
+        server.stop("immediate")
+        subprocess.run(["/bin/rm", "-rf", server.data_dir], check=True)
+        subprocess.run(["/bin/cp", "-a", backup, server.data_dir], check=True)
+        assert pipeline.group.stop(f"apply {FOLLOWER}") == 0
+        server.start()
+        assert pipeline.position() < position
+        assert rows_of(pipeline.followers[FOLLOWER], "SELECT id, x FROM t") == [(1, "before")]
+        pipeline.start_apply()
+        pipeline.catch_up()
+        pipeline.assert_equal()

@@ -10,7 +10,7 @@ from cdc.capture_ports import LeaderLook, Publication, PublishedTable, TopicFact
 from cdc.errors import PublicationError
 from cdc.events.table import TableId
 from cdc.services.guardian import added_tables, check_publication, slot_warning, topic_warnings
-from cdc.services.lag import Hop, retention_warning
+from cdc.services.lag import Hop, removal_is_near, retention_warning
 from cdc.services.resume import Place
 
 PLACE = Place("us-east", "shop.log", "cdc_shop")
@@ -85,3 +85,10 @@ def test_a_follower_is_warned_of_before_retention_takes_what_it_needs() -> None:
     assert retention_warning("eu-west", replace(hop, lag_seconds=None), 100_000) is None
     assert retention_warning("eu-west", replace(hop, lag_seconds=70.0), -1) is None
     assert "eu-west is 0.0 h behind" in (retention_warning("eu-west", replace(hop, lag_seconds=70.0), 100_000) or "")
+
+
+def test_a_reader_is_warned_of_only_when_it_is_behind_and_near_what_was_removed() -> None:
+    assert removal_is_near(1_050, 1_000, 50_000, 2_000)
+    assert not removal_is_near(1_050, 0, 50_000, 2_000), "nothing was ever removed"
+    assert not removal_is_near(49_000, 48_990, 50_000, 2_000), "it is at the end"
+    assert not removal_is_near(20_000, 1_000, 50_000, 2_000)
