@@ -1,4 +1,8 @@
-"""The second act: the leader's server dies under load, another region takes over, and the old leader comes back."""
+"""The second act: the leader's region goes dark under load, another one takes over, and the old leader comes back.
+
+Capture runs beside the leader, so it dies with it: what was committed in the last moment is in no log. Asynchronous
+replication loses that; the load knows what was acknowledged to it, so the loss is counted, and held against the export.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from typing import Any
 import orjson
 import psycopg
 
+from cdc.demo.daemons import CAPTURE
 from cdc.demo.errors import DemoError, asking
 from cdc.demo.faults import Disturbance, wait_for_number, when_seen
 from cdc.demo.load import Takeover
@@ -78,14 +83,19 @@ class _SecondAct:
 
     def kill_leader(self) -> float:
         """When it died."""
-        self._scene.begin("the leader's server dies")
+        self._scene.begin(f"{self._old} goes dark")
         died_at = time.monotonic()
+        self._scene.daemons.kill(CAPTURE)
         self._servers.postgres[self._old].kill()
         self._scene.leader_is_gone()
         self._scene.say(
-            f"kill -9 of the leader's PostgreSQL in {self._old} at transaction {self._scene.journal.newest}", Mood.BAD
+            f"{self._old} goes dark: kill -9 of capture and of the leader's PostgreSQL at transaction "
+            f"{self._scene.journal.newest}",
+            Mood.BAD,
         )
         self._scene.wait(_UNNOTICED_SECONDS)
+        self._scene.daemons.start(CAPTURE)
+        self._scene.say("capture started again in another region; it follows whoever leads")
         return died_at
 
     def promote(self) -> Takeover:

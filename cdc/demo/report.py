@@ -51,8 +51,11 @@ class Kill:
 
 @dataclass(frozen=True)
 class FailoverReport:
-    """The leader's server died, and another node took over. Asynchronous replication may lose the last moments: what
-    was acknowledged and is lost is counted, and must be in the export of what only the old leader had."""
+    """The leader's server died, with capture beside it, and another node took over.
+
+    Asynchronous replication may lose the last moments: what was acknowledged and is lost is counted, and must be in the
+    export of what only the old leader had.
+    """
 
     old_leader: str
     new_leader: str
@@ -233,7 +236,7 @@ def _facts(report: Report) -> Table:
 def _add_failover(facts: Table, failover: FailoverReport) -> None:
     old, new = failover.old_leader, failover.new_leader
     facts.add_row(
-        f"kill -9 {old}'s server",
+        f"{old} dark",
         f"{new} took the first write {failover.promote_to_first_write_seconds:.1f} s after cdc promote was started; "
         f"clients were without a leader for {failover.write_outage_seconds:.1f} s",
     )

@@ -12,7 +12,7 @@ import pytest
 from cdc.demo import shop
 from cdc.demo.compare import differing, digests
 from cdc.demo.load import Journal, Load
-from cdc.demo.watch import Auditor, Sight
+from cdc.demo.watch import Auditor, Leader, Sight
 from cdc.local.processes import wait_for
 
 CREATE = """
@@ -140,6 +140,22 @@ class TestLoad:
         seen = [sight.seen_at(number) or 0.0 for number in range(1, journal.newest + 1)]
         assert seen == sorted(seen)
         assert all((sight.lag_seconds(number) or 0) < 5 for number in range(1, journal.newest + 1))
+
+
+class TestLeader:
+    def test_dead_one_gives_no_answer_and_the_next_one_is_asked(self, leader_db: str, follower_db: str):
+        now = {"leads": leader_db}
+        leader = Leader(lambda: now["leads"])
+        query = "SELECT 1"
+        assert leader.number(query) == 1
+
+        now["leads"] = "postgresql://127.0.0.1:1/nowhere"
+        assert leader.number(query) is None
+
+        now["leads"] = follower_db
+        assert leader.number(query) == 1
+        assert leader.dsn == follower_db
+        leader.close()
 
 
 class TestAuditor:
