@@ -203,8 +203,11 @@ class LeaderSetup(LeaderDatabase, Protocol):
         """None when there is no such publication."""
         ...
 
-    def publish(self, publication: str, tables: Sequence[TableId]) -> None:
-        """Create the publication, or set its tables. What `remember` stored of it is void from then on."""
+    def publish(self, publication: str, tables: Sequence[TableId]) -> Mapping[TableId, bool]:
+        """Create the publication, or set its tables. What `remember` stored of it is void from then on.
+
+        Returns the tables that joined one which was there, and whether they hold rows that were never published.
+        """
         ...
 
     def remember(self, group: str, slot: str) -> None:

@@ -169,14 +169,18 @@ class Assembler:
                 if relation is None or not relation.described:
                     relation = self._describe(oid, records)
                 names = relation.names
-                if kind == INSERT:
-                    append(relation.encoder.insert(decode_insert(frame, XLOG_HEADER_SIZE, names), lsn, seq))
-                elif kind == UPDATE:
-                    old_kind, old, row = decode_update(frame, XLOG_HEADER_SIZE, names)
-                    append(relation.encoder.update(old_kind, old, row, lsn, seq))
-                else:
-                    old_kind, row = decode_delete(frame, XLOG_HEADER_SIZE, names)
-                    append(relation.encoder.delete(old_kind, row, lsn, seq))
+                try:
+                    if kind == INSERT:
+                        append(relation.encoder.insert(decode_insert(frame, XLOG_HEADER_SIZE, names), lsn, seq))
+                    elif kind == UPDATE:
+                        old_kind, old, row = decode_update(frame, XLOG_HEADER_SIZE, names)
+                        append(relation.encoder.update(old_kind, old, row, lsn, seq))
+                    else:
+                        old_kind, row = decode_delete(frame, XLOG_HEADER_SIZE, names)
+                        append(relation.encoder.delete(old_kind, row, lsn, seq))
+                except ProtocolError as error:
+                    where = f"table {relation.schema.table} in transaction {Lsn(self._open_lsn)}"
+                    raise ProtocolError(error.what, error.remedy, where) from error
             elif kind == BEGIN:
                 self._seq = seq
                 self._begin(frame)

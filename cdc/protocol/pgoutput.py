@@ -40,6 +40,11 @@ _TEXT = ord("t")
 _NULL = ord("n")
 _UNCHANGED = ord("u")
 
+NOT_UTF8_REMEDY = (
+    "no record can carry it, and the leader's WAL keeps it: make the rows UTF-8 (in a database of SQL_ASCII text is "
+    'anything, as a "char" is before PostgreSQL 16), start a new group and bootstrap the followers'
+)
+
 Row = dict[str, str | None]
 """Values by column name in the relation's order; without the columns whose value was not sent."""
 
@@ -227,7 +232,7 @@ def _read_row(frame: bytes, start: int, names: tuple[str, ...], at: int) -> tupl
     except UnicodeDecodeError:
         raise ProtocolError(
             f"a {chr(frame[at])} message holds text that is not UTF-8",
-            "the database has the encoding SQL_ASCII: its rows must hold UTF-8 only",
+            NOT_UTF8_REMEDY,
         ) from None
     return row, pos
 

@@ -20,6 +20,7 @@ from cdc.capture_ports import (
     LeaderSetup,
     LogTopic,
     LogWriter,
+    Publication,
     SlotFacts,
     SystemFacts,
     TailReader,
@@ -99,7 +100,7 @@ class Initializer:
         of this group exists and cannot go on; RetryableError when a server is not there or too slow."""
         with closing(self._leader()) as leader:
             found = self._look(leader)
-            steps = [self._publication(leader, found), self._make_topic()]
+            steps = [*self._publication(leader, found), self._make_topic()]
             identity, identity_step = self._identity(leader, found)
             steps.append(identity_step)
             steps.append(self._slot(leader, found))
@@ -137,6 +138,7 @@ class Initializer:
         try:
             look = leader.look(self._settings.group, self._settings.slot)
             if look.published is not None:
+                _check_options(look.published, self._place)
                 check_publication(look, self._place)
         except PublicationError as error:
             return f", taken as it is now ({error.what})"
@@ -199,12 +201,13 @@ class Initializer:
             )
         check_tail(tail, identity, check_slot(slot, self._place), wal_lsn, self._place)
 
-    def _publication(self, leader: LeaderSetup, found: _Found) -> Step:
+    def _publication(self, leader: LeaderSetup, found: _Found) -> list[Step]:
         detail = f"{self._settings.slot} with {len(found.tables)} tables"
         if found.published == set(found.tables):
-            return Step("publication", detail + found.changed, made=bool(found.changed))
-        leader.publish(self._settings.slot, found.tables)
-        return Step("publication", detail, made=True)
+            return [Step("publication", detail + found.changed, made=bool(found.changed))]
+        joined = leader.publish(self._settings.slot, found.tables)
+        tables = [Step("table", _joined(table, holds_rows), made=True) for table, holds_rows in joined.items()]
+        return [Step("publication", detail, made=True), *tables]
 
     def _make_topic(self) -> Step:
         return Step("topic", self._settings.topic, made=self._topic.create())
@@ -302,6 +305,27 @@ def check_tables(candidates: Sequence[CandidateTable], patterns: Sequence[str], 
             "if it takes inserts only",
             where,
         )
+
+
+def _check_options(published: Publication, place: Place) -> None:
+    """Raises CheckError when partitions are published as their root: a TRUNCATE of one of them is then never sent."""
+    if published.options.get("publish_via_partition_root") == "true":
+        raise CheckError(
+            f"publication {place.slot} has publish_via_partition_root: a TRUNCATE of a partition would be lost",
+            f"ALTER PUBLICATION {place.slot} SET (publish_via_partition_root = false)",
+            place.leader,
+        )
+
+
+def _joined(table: TableId, holds_rows: bool) -> str:
+    """What a table that joins a running group still needs."""
+    if not holds_rows:
+        return f"{table} joins, and is empty: make it on each follower, too"
+    return (
+        f"{table} joins; followers do not get the rows that it holds. To do: make it on each follower, and write its "
+        "rows anew on the leader, in one transaction that copies them aside, truncates the table and inserts them; "
+        "or bootstrap the followers anew"
+    )
 
 
 def _some(names: Sequence[str]) -> str:

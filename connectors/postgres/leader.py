@@ -109,10 +109,11 @@ class Leader:
     def published(self, publication: str) -> set[TableId] | None:
         return publications.published_tables(self._conn, publication, self._where)
 
-    def publish(self, publication: str, tables: Sequence[TableId]) -> None:
+    def publish(self, publication: str, tables: Sequence[TableId]) -> dict[TableId, bool]:
         with translated(self._where), self._conn.transaction():
-            publications.publish(self._conn, publication, tables, self._where)
+            joined = publications.publish(self._conn, publication, tables, self._where)
             identities.forget_publication(self._conn, publication)
+        return joined
 
     def remember(self, group: str, slot: str) -> None:
         identities.remember(self._conn, group, slot, self._where)

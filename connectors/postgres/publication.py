@@ -10,14 +10,20 @@ import psycopg
 from psycopg import sql
 
 from cdc.capture_ports import CandidateTable, Publication, PublishedTable
+from cdc.errors import RetryableError
 from cdc.events.table import TableId
 from connectors.postgres.connection import translated
+
+_LOCK_PATIENCE = "10s"
+"""Whoever wants to write the table waits behind us."""
 
 _TABLES = """
     SELECT n.nspname, c.relname,
            pg_catalog.pg_has_role(c.relowner, 'USAGE'),
-           c.relreplident IN ('f', 'i') OR (c.relreplident = 'd' AND EXISTS (
-               SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))
+           c.relreplident = 'f' OR EXISTS (
+               SELECT FROM pg_catalog.pg_index i
+               WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+                 AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END)
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
@@ -26,7 +32,8 @@ _TABLES = """
                       WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
     ORDER BY 1, 2
 """
-"""Permanent tables, partitioned ones and their partitions; not those that belong to an extension."""
+"""Permanent tables, partitioned ones and their partitions; not those that belong to an extension. A deferrable key is
+no replica identity."""
 
 
 def candidates(conn: psycopg.Connection, patterns: Sequence[str], where: str) -> list[CandidateTable]:
@@ -103,14 +110,42 @@ def existing(conn: psycopg.Connection, tables: Iterable[TableId]) -> frozenset[T
     return frozenset(TableId(schema, name) for schema, name in rows)
 
 
-def publish(conn: psycopg.Connection, publication: str, tables: Sequence[TableId], where: str) -> None:
-    """Create the publication for `tables`, or set it to them. One statement."""
+def publish(conn: psycopg.Connection, publication: str, tables: Sequence[TableId], where: str) -> dict[TableId, bool]:
+    """Create the publication for `tables`, or set it to them, in a transaction of the caller's.
+
+    Returns the tables that join one which is there, and whether rows are in them that were never published. Nobody
+    writes them meanwhile, so an answer of no holds. Raises RetryableError when a writer does not end.
+    """
     name = sql.Identifier(publication)
-    listed = sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in tables)
-    exists = published_tables(conn, publication, where) is not None
-    form = "ALTER PUBLICATION {} SET TABLE {}" if exists else "CREATE PUBLICATION {} FOR TABLE {}"
+    listed = sql.SQL(", ").join(map(_quoted, tables))
+    before = published_tables(conn, publication, where)
+    joining = [] if before is None else [table for table in tables if table not in before]
+    form = "CREATE PUBLICATION {} FOR TABLE {}" if before is None else "ALTER PUBLICATION {} SET TABLE {}"
     with translated(where):
+        for table in joining:
+            _lock(conn, table, where)
         conn.execute(sql.SQL(form).format(name, listed))
+        return {table: _holds_rows(conn, table) for table in joining}
+
+
+def _lock(conn: psycopg.Connection, table: TableId, where: str) -> None:
+    try:
+        conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_PATIENCE)))
+        conn.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE MODE").format(_quoted(table)))
+    except psycopg.errors.LockNotAvailable as error:
+        raise RetryableError(
+            f"table {table} cannot join the publication: a transaction that writes it does not end",
+            "see pg_stat_activity, then run cdc init again",
+            where,
+        ) from error
+
+
+def _holds_rows(conn: psycopg.Connection, table: TableId) -> bool:
+    return conn.execute(sql.SQL("SELECT FROM ONLY {} LIMIT 1").format(_quoted(table))).fetchone() is not None
+
+
+def _quoted(table: TableId) -> sql.Identifier:
+    return sql.Identifier(table.schema, table.name)
 
 
 def matches(schema: str, name: str, pattern: str) -> bool:

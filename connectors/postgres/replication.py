@@ -20,9 +20,10 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from cdc.capture_ports import SystemFacts
-from cdc.errors import CdcError, RetryableError, SlotError
+from cdc.errors import CdcError, ProtocolError, RetryableError, SlotError
 from cdc.protocol.frames import StandbyStatusUpdate
 from cdc.protocol.lsn import Lsn
+from cdc.protocol.pgoutput import NOT_UTF8_REMEDY
 from connectors.postgres.connection import ANSWER_SECONDS, open_connection
 from connectors.postgres.errors import slot_error, translate
 
@@ -181,6 +182,10 @@ class ReplicationStream:
                     "it was dropped, and what was published meanwhile is unknown: start a new group and bootstrap "
                     "the followers",
                     self._where,
+                )
+            if error.sqlstate in ("22021", "22P05"):  # the server of another encoding finds it before we do
+                return ProtocolError(
+                    f"a row holds text that is not UTF-8 ({error.sqlstate})", NOT_UTF8_REMEDY, self._where
                 )
             return translate(error, self._where)
         return RetryableError("the server ended the replication stream", where=self._where)

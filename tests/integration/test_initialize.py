@@ -97,7 +97,7 @@ class TestSteps:
     def test_a_table_that_came_later_is_published_by_another_run(self, setup: Setup) -> None:
         setup.init()
         run_sql(setup.dsn, "CREATE TABLE later (id int PRIMARY KEY)")
-        assert [step.name for step in setup.init() if step.made] == ["publication"]
+        assert [step.name for step in setup.init() if step.made] == ["publication", "table"]
         tables = rows_of(setup.dsn, "SELECT tablename FROM pg_publication_tables ORDER BY 1")
         assert tables == [("later",), ("ledger",)]
 
@@ -143,6 +143,27 @@ class TestRefusals:
             refused(setup, "may not replicate")
         finally:
             run_sql(owner_dsn, f"REASSIGN OWNED BY {role} TO postgres", f"DROP ROLE {role}")
+
+    @pytest.mark.parametrize(
+        "table",
+        [
+            "id int PRIMARY KEY DEFERRABLE",
+            "id int NOT NULL, CONSTRAINT by_index UNIQUE (id)); "
+            "ALTER TABLE loose REPLICA IDENTITY USING INDEX by_index; "
+            "ALTER TABLE loose DROP CONSTRAINT by_index, ADD CHECK (true",
+        ],
+    )
+    def test_a_table_whose_key_is_no_replica_identity(self, setup: Setup, table: str) -> None:
+        run_sql(setup.dsn, f"CREATE TABLE loose ({table})")
+        refused(setup, "no replica identity: public.loose")
+        run_sql(setup.dsn, "ALTER TABLE loose REPLICA IDENTITY FULL")
+        setup.init()
+
+    def test_partitions_that_are_published_as_their_root(self, setup: Setup) -> None:
+        setup.init()
+        run_sql(setup.dsn, f"ALTER PUBLICATION {setup.settings.slot} SET (publish_via_partition_root = true)")
+        with pytest.raises(CheckError, match="a TRUNCATE of a partition would be lost"):
+            setup.init()
 
     def test_a_table_without_replica_identity(self, setup: Setup) -> None:
         run_sql(setup.dsn, "CREATE TABLE loose (v int)")
