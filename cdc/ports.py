@@ -31,8 +31,9 @@ class LogReader(Protocol):
         """(low, high): offset of the first record, and the offset that the next record gets."""
         ...
 
-    def read_tail(self) -> LogTail | None:
-        """The newest complete transaction; None when nothing was ever written. `seek` again afterwards."""
+    def read_tail(self, *, depth_bytes: int = 0) -> LogTail | None:
+        """The newest complete transaction among at least the last `depth_bytes` of values; None when nothing was ever
+        written. `seek` again afterwards."""
         ...
 
     def close(self) -> None: ...

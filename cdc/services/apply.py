@@ -72,6 +72,8 @@ IDLE_WAIT_SECONDS = 0.25
 
 
 _LEADING_WAIT_SECONDS = 1.0
+_TAIL_DEPTH_BYTES = 64 * 2**20
+"""More than a capture that was taken for dead may have written late, which alone would tell of an older end."""
 _STOP_PATIENCE_SECONDS = 4.0
 """How long a stop waits for the statement that runs, of the 10 s that a daemon has to end."""
 
@@ -313,7 +315,7 @@ class _Session:
 
     def _check_tail(self) -> None:
         """A log that ends before this follower's position would be read to its end, and never go on."""
-        tail = self._reader.read_tail()
+        tail = self._reader.read_tail(depth_bytes=_TAIL_DEPTH_BYTES)
         if tail is not None and (tail.epoch, tail.commit_lsn) < (self._chain.epoch, self._chain.commit_lsn):
             raise LogError(
                 f"the log ends at {tail.end_lsn}, this follower holds {Lsn(self._chain.commit_lsn)} already: "

@@ -111,7 +111,7 @@ class RecordedLog:
     def watermarks(self) -> tuple[int, int]:
         return 0, len(self._records)
 
-    def read_tail(self) -> None:
+    def read_tail(self, *, depth_bytes: int = 0) -> None:
         return None
 
     def consume(self, limit: int, timeout: float) -> list[Record]:
