@@ -138,13 +138,19 @@ def test_a_lock_for_minutes_holds_one_session(pipeline: Pipeline):
 def check_lock(pipeline: Pipeline, seconds: float) -> None:
     with under_load(pipeline) as bank:
         started = time.monotonic()
+        before = pipeline.log_of(APPLY).count("waits for a lock")
+
+        def long_enough() -> bool:
+            held = time.monotonic() - started
+            return held > seconds + 30 or (held > seconds and pipeline.log_of(APPLY).count("waits for a lock") > before)
+
         with (
             told(pipeline, "waits for a lock", "night job", "pid"),
             psycopg.connect(pipeline.followers[FOLLOWER], options=WRITABLE, application_name="night job") as keeper,
         ):
             keeper.execute("LOCK TABLE counter IN SHARE MODE")
             lags = []
-            while time.monotonic() < started + seconds:
+            while not long_enough():
                 bank.transacts(30)
                 assert appliers(pipeline) <= 2, "the applier, and now and then its look at the lock"
                 lags.append(lag_bytes(pipeline))

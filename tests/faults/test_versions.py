@@ -50,7 +50,7 @@ def test_fields_that_a_later_version_adds_are_ignored(stopped: Pipeline, kafka: 
     stopped.assert_equal()
 
 
-def test_a_format_of_a_later_version_is_refused_by_every_reader_in_one_line(stopped: Pipeline, kafka: KafkaServer):
+def test_a_format_of_a_later_version_is_refused_by_capture_and_apply_in_one_line(stopped: Pipeline, kafka: KafkaServer):
     before = stopped.position()
     append(stopped, kafka, format=2)
     stopped.start()
@@ -59,6 +59,4 @@ def test_a_format_of_a_later_version_is_refused_by_every_reader_in_one_line(stop
         (line,) = [line for line in stopped.log_of(daemon).splitlines() if line.startswith("cdc: ")]
         assert "format 2, written by a newer version; this one reads up to 1. To do: install the version" in line
     assert stopped.position() == before
-    tail = stopped.group.run("tail")
-    assert (tail.returncode, "newer version" in tail.stderr) == (4, True)
     assert rows_of(stopped.followers[FOLLOWER], "SELECT x FROM t") == [("old",)]
