@@ -1,5 +1,23 @@
-"""`python -m cdc` is the command `cdc`."""
+"""The command `cdc`, also as `python -m cdc`."""
 
-from cdc.cli.main import main
+from __future__ import annotations
 
-main()
+import os
+import signal
+import sys
+
+_DAEMONS = ("capture", "apply")
+
+
+def main() -> None:
+    """Runs cdc.cli.main, whose imports take a while."""
+    if sys.argv[1:2] and sys.argv[1] in _DAEMONS:
+        # Nothing has begun yet: a stop ends a daemon as later, with 0, and not as a process that knows no signals.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    from cdc.cli.main import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -123,6 +124,8 @@ class Nemesis:
 
     def _restart(self, step: Step) -> None:
         code = self._stage.stop(step.target, step.how)
+        if code == -signal.SIGTERM and self._stage.has_just_started(step.target):
+            code = 0  # Python itself was still starting
         if step.target in DAEMONS and code != 0:
             told = f"ended with {code}" if code is not None else "did not end in 15 s"
             self._findings.violation(f"{step.target} {told} on SIGTERM")

@@ -34,6 +34,7 @@ _SETTINGS = {
     "autovacuum_naptime": "10s",
 }
 _START_SECONDS = 300.0
+_INTERPRETER_SECONDS = 5.0
 _STEADY_LOOKS, _LOOK_SECONDS = 4, 0.5
 
 
@@ -47,6 +48,7 @@ class Stage:
         self.groups: dict[str, Group] = {}
         self.wanted: dict[str, bool] = dict.fromkeys(DAEMONS, False)
         """Whether a daemon is meant to run: one that does not, though it is, has ended by itself."""
+        self._started_at: dict[str, float] = {}
         self._with_disks = disks
         self._seed = seed
         self._stack = ExitStack()
@@ -177,6 +179,10 @@ class Stage:
             self._stop_fast(self.postgres[target])
         return 0
 
+    def has_just_started(self, target: str) -> bool:
+        """Whether a daemon was started so short a while ago that it may not have come to its own first line."""
+        return time.monotonic() - self._started_at.get(target, 0.0) < _INTERPRETER_SECONDS
+
     def _stop_fast(self, server: PostgresServer) -> None:
         """A leader waits for a walsender that waits for a capture that cannot answer; then we do not."""
         try:
@@ -187,6 +193,7 @@ class Stage:
     def start(self, target: str) -> None:
         """Returns when it runs; a server then also takes connections."""
         if target in DAEMONS:
+            self._started_at[target] = time.monotonic()
             self.groups[target].start(*target.split())
             self.wanted[target] = True
             return
