@@ -40,6 +40,7 @@ _DEPTH_SLACK = 2 * 2**20
 _POLL_SECONDS = 0.05
 _PUBLISH_SECONDS = 15.0
 _CATCH_UP_SECONDS = 10.0
+_CATCHING_UP = (" is ahead of ", " past the end of the log ")
 _CAPTURE_SECONDS = 20.0
 
 
@@ -234,8 +235,8 @@ class Promotion:
         end = self._end()  # asked after the follower: both move
         if state.position.epoch == end.epoch and state.position.commit_lsn > end.commit_lsn:
             problems.append(
-                f"{follower} is at {state.position.commit_lsn}, past the end of the log ({end.commit_lsn}): it may "
-                "hold what no other node has; bootstrap it anew"
+                f"{follower} is at {state.position.commit_lsn}, past the end of the log ({end.commit_lsn}): if capture "
+                "runs and it stays so, it holds what no other node has; bootstrap it anew"
             )
         try:
             check_leader(self._nodes[follower].leader_facts(), None, follower)
@@ -260,6 +261,9 @@ class Promotion:
     def _problems_of_the_leader(self, situation: Situation) -> list[str]:
         old, tail = situation.old_leader, situation.tail
         if situation.mode == PLANNED and old in situation.states:
+            identity = situation.states[old].identity
+            if situation.record is None and (identity is None or identity.epoch < tail.epoch):
+                return [f"{old} is to lead epoch {tail.epoch} and is not open yet: cdc promote --follower {old}"]
             if tail.epoch < situation.epoch and not situation.states[old].slot_active:
                 return [f"no capture streams from {old}: start cdc capture, or nothing of it gets into the log"]
             return []
@@ -400,15 +404,12 @@ class Promotion:
         return found
 
     def _let_catch_up(self, situation: Situation) -> Situation:
-        """A follower that is a moment behind another one need not stay so."""
+        """A follower that is a moment behind another one need not stay so, nor a log that is behind a bootstrap."""
         deadline = time.monotonic() + _CATCH_UP_SECONDS
-        while self._others_behind_only(situation) and time.monotonic() < deadline:
+        while _may_pass(situation.problems) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS * 4)
             situation = self.look(situation.follower, lock=True)
         return situation
-
-    def _others_behind_only(self, situation: Situation) -> bool:
-        return bool(situation.problems) and all("is ahead of" in problem for problem in situation.problems)
 
     def _begin(self, situation: Situation, follower: PromotionNode) -> PromotionRecord:
         record = PromotionRecord(
@@ -677,6 +678,11 @@ class Promotion:
                 )
             time.sleep(_POLL_SECONDS)
         return found
+
+
+def _may_pass(problems: Sequence[str]) -> bool:
+    """Whether there are problems, and all of them are such that are gone when somebody has caught up."""
+    return bool(problems) and all(any(text in problem for text in _CATCHING_UP) for problem in problems)
 
 
 def _in_epoch(position: Position, epoch: int) -> Position | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from cdc.local import KafkaServer
 from tests.fixtures.pipeline import Pipelines
-from tests.fixtures.servers import SYSTEM, SharedServers
+from tests.fixtures.servers import NEWEST, SYSTEM, SharedServers, bin_dir_of
 from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER, Pipeline, rows_of
 from tests.support.promotion import (
     LOADED,
@@ -27,9 +28,18 @@ from tests.support.proxy import CUT, PASS, Proxy
 
 pytestmark = pytest.mark.faults
 
-PLANNED = ("begin", "fence", "publish", "epoch", "drain", "sequences", "slot", "open", "demote", "capture")
-EMERGENCY = ("begin", "epoch", "drain", "sequences", "slot", "open", "capture")
-ON_THE_OTHER_VERSION = ("fence", "slot", "demote")
+
+def steps(*names: str, always: tuple[str, ...] = ()) -> list[Any]:
+    """Parameters, of which those that are not `always` run with --all."""
+    return [pytest.param(name, marks=() if name in always else pytest.mark.long) for name in names]
+
+
+PLANNED = steps(
+    "begin", "fence", "publish", "epoch", "drain", "sequences", "slot", "open", "demote", "capture",
+    always=("fence", "epoch", "slot", "demote"),
+)  # fmt: skip
+EMERGENCY = steps("begin", "epoch", "drain", "sequences", "slot", "open", "capture", always=("epoch", "open"))
+ON_THE_OTHER_VERSION = steps("fence", "slot", "demote")
 
 
 class TestPlanned:
@@ -37,17 +47,20 @@ class TestPlanned:
 
     @pytest.mark.parametrize("step", PLANNED)
     def test_the_same_command_completes_it(self, module_pipelines: Pipelines, step: str):
-        self.killed_after(module_pipelines, 18, step)
+        self.killed_after(module_pipelines, NEWEST, step)
 
     @pytest.mark.parametrize("step", ON_THE_OTHER_VERSION)
     def test_the_same_command_completes_it_on_an_older_server(self, module_pipelines: Pipelines, step: str):
         self.killed_after(module_pipelines, SYSTEM, step)
 
     def killed_after(self, pipelines: Pipelines, version: int, step: str) -> None:
+        bin_dir_of(version)  # skips when it is not installed
+
         def build() -> Pipeline:
             pipeline = pipelines.new(*LOADED, *NUMBERED, version=version)
             pipeline.init().bootstrap().start()
             pipeline.start_apply(LEADER)
+            pipeline.catch_up()
             return pipeline
 
         # Given a group under load, and a promotion that was killed after one of its steps.
@@ -71,6 +84,27 @@ class TestPlanned:
         clients.assert_all_on(*pipeline.nodes.values())
         assert_one_leader(pipeline, new)
         assert rows_of(pipeline.nodes[new], "SELECT FROM cdc.promotion WHERE outcome IS NULL") == []
+
+
+@pytest.fixture(scope="module")
+def behind_proxies(shared_servers: SharedServers, kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory):
+    """A group of three; each node is reached by a proxy of its own."""
+    with ExitStack() as stack:
+        nodes, proxies = {}, {}
+        for name, role in ((LEADER, "leader"), (FOLLOWER, "follower"), (OTHER_FOLLOWER, "third")):
+            server, database = shared_servers.get(role), f"killed_{name}"
+            dsn = urlsplit(server.create_database(database))
+            stack.callback(server.drop_database, database)
+            proxy = proxies[name] = stack.enter_context(Proxy(f"127.0.0.1:{dsn.port}"))
+            nodes[name] = dsn._replace(netloc=dsn.netloc.replace(str(dsn.port), str(proxy.port))).geturl()
+        pipeline = stack.enter_context(
+            Pipeline(tmp_path_factory.mktemp("group"), nodes.pop(LEADER), nodes, kafka.start().bootstrap_servers)
+        )
+        pipeline.execute(*LOADED, *NUMBERED)
+        pipeline.init().bootstrap().start()
+        pipeline.start_apply(LEADER)
+        pipeline.catch_up()
+        yield pipeline, proxies
 
 
 class TestEmergency:
@@ -106,24 +140,3 @@ class TestEmergency:
         pipeline.assert_all_equal(new)
         assert_one_leader(pipeline, new)
         assert report["loss"].startswith(f"unknown: what {old} committed after ")
-
-    @pytest.fixture(scope="class")
-    def behind_proxies(
-        self, shared_servers: SharedServers, kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory
-    ):
-        """A group of three; each node is reached by a proxy of its own."""
-        with ExitStack() as stack:
-            nodes, proxies = {}, {}
-            for name, role in ((LEADER, "leader"), (FOLLOWER, "follower"), (OTHER_FOLLOWER, "third")):
-                server, database = shared_servers.get(role), f"killed_{name}"
-                dsn = urlsplit(server.create_database(database))
-                stack.callback(server.drop_database, database)
-                proxy = proxies[name] = stack.enter_context(Proxy(f"127.0.0.1:{dsn.port}"))
-                nodes[name] = dsn._replace(netloc=dsn.netloc.replace(str(dsn.port), str(proxy.port))).geturl()
-            pipeline = stack.enter_context(
-                Pipeline(tmp_path_factory.mktemp("group"), nodes.pop(LEADER), nodes, kafka.start().bootstrap_servers)
-            )
-            pipeline.execute(*LOADED, *NUMBERED)
-            pipeline.init().bootstrap().start()
-            pipeline.start_apply(LEADER)
-            yield pipeline, proxies

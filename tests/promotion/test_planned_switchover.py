@@ -8,6 +8,7 @@ from itertools import cycle, islice
 import pytest
 
 from tests.fixtures.pipeline import Pipelines
+from tests.fixtures.servers import NEWEST, SYSTEM, bin_dir_of
 from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER
 from tests.support.promotion import (
     LOADED,
@@ -26,10 +27,12 @@ NOTHING_LOST = "nothing: the old leader was closed for writes, and all that it c
 
 def there_and_back_again(pipelines: Pipelines, version: int, rounds: int) -> None:
     """So many switchovers of one group, in which everybody has an applier, the leader too."""
+    bin_dir_of(version)  # skips when it is not installed
     pipeline = pipelines.new(*LOADED, *NUMBERED, version=version, followers=(FOLLOWER, OTHER_FOLLOWER))
     pipeline.init().bootstrap().start()
     pipeline.start_apply(LEADER)
     use_numbers(pipeline.leader, 100)
+    pipeline.catch_up()
     refused = []
     with Clients(pipeline.nodes) as clients:
         clients.transact(50)
@@ -51,11 +54,16 @@ def there_and_back_again(pipelines: Pipelines, version: int, rounds: int) -> Non
 
 
 @pytest.mark.timeout(400)
-def test_three_times_there_and_back_nothing_is_lost(pipelines: Pipelines, postgres_version: int):
-    there_and_back_again(pipelines, postgres_version, 3)
+def test_three_times_there_and_back_nothing_is_lost(pipelines: Pipelines):
+    there_and_back_again(pipelines, NEWEST, 3)
+
+
+@pytest.mark.timeout(400)
+def test_once_there_on_an_older_server(pipelines: Pipelines):
+    there_and_back_again(pipelines, SYSTEM, 1)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_ten_times_there_and_back_nothing_is_lost(pipelines: Pipelines, postgres_version: int):
     there_and_back_again(pipelines, postgres_version, 10)
