@@ -198,9 +198,20 @@ class LeaderProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class Leadership:
+    """What a node has of leading: the `epoch` that it leads, or led and did not give up; whether it is `closed` for
+    writes since; and, in words, the `promotion` that chose it and has not ended."""
+
+    epoch: int | None
+    closed: bool
+    promotion: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class FollowerFacts:
     """What a node says of itself as a follower. Times as PostgreSQL prints them; None where there is nothing."""
 
+    leadership: Leadership
     position: str
     applied_at: str
     applier: str | None
@@ -215,6 +226,7 @@ class FollowerFacts:
 class LeaderState:
     """What the leading node says of itself."""
 
+    leadership: Leadership
     wal_lsn: str
     slot: str
     capture: str | None

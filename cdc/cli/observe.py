@@ -62,6 +62,9 @@ def _status_lines(status: GroupStatus) -> Iterator[str]:
         yield f"{node.name} ({node.role}): {node.state}"
         if node.problem:
             yield f"  {node.problem}"
+        known = node.leader or node.follower
+        if known and known.leadership.promotion:
+            yield f"  a promotion of this node has not ended: {known.leadership.promotion}"
         if node.leader:
             yield f"  WAL at {node.leader.wal_lsn}, slot {node.leader.slot}, read by {node.leader.capture or 'nobody'}"
         if node.follower:
@@ -69,7 +72,8 @@ def _status_lines(status: GroupStatus) -> Iterator[str]:
 
 
 def _follower_lines(follower: FollowerFacts) -> Iterator[str]:
-    yield f"at {follower.position}, applied {follower.applied_at}; applier: {follower.applier or 'none'}"
+    applied = f", applied {follower.applied_at}" if follower.applied_at else ""
+    yield f"at {follower.position}{applied}; applier: {follower.applier or 'none'}"
     if follower.blocked_since:
         yield f"blocked since {follower.blocked_since}: {follower.blocked}"
     if follower.diverged_since:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -29,12 +26,3 @@ def log_options(command: Command) -> Command:
     return click.option(
         "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
     )(command)
-
-
-def whoami() -> str:
-    """Who gives this command, for records and messages."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

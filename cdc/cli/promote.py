@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cdc.cli import wiring
-from cdc.cli.options import config_option, json_option, whoami
+from cdc.cli.options import config_option, json_option
 from cdc.config import Settings, load
 from cdc.errors import CheckError
 from cdc.services.promote import Hooks, PromoteOptions, Promotion, Situation
@@ -72,7 +72,7 @@ def promote_command(
     settings = load(config_path)
     if follower is not None:
         settings.dsn_of(follower)
-    options = PromoteOptions(whoami(), leader_is_dead, force, grace)
+    options = PromoteOptions(wiring.actor(), leader_is_dead, force, grace)
     with wiring.promotion(settings, options, _hooks(settings), _tell) as promotion:
         if abort:
             click.echo(promotion.abort())

@@ -10,7 +10,7 @@ import click
 import orjson
 
 from cdc.cli import wiring
-from cdc.cli.options import config_option, json_option, whoami
+from cdc.cli.options import config_option, json_option
 from cdc.config import load
 from cdc.logging import configure_logging
 
@@ -48,7 +48,7 @@ def rejoin_command(
         raise click.BadParameter(f"{file} is there already", param_hint="--file")
     with wiring.log_reader(settings, "rejoin") as reader:
         joining = wiring.rejoin(settings, node, grace, lambda line: click.echo(line, err=True), reader)
-        report = joining.run(whoami(), file, dry_run=dry_run, discard_tail=discard_tail)
+        report = joining.run(wiring.actor(), file, dry_run=dry_run, discard_tail=discard_tail)
     if as_json:
         click.echo(orjson.dumps(asdict(report)))
         return

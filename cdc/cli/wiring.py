@@ -269,7 +269,7 @@ def group_status(settings: Settings) -> GroupStatus:
 
     def as_leader() -> LeaderState:
         with connect(settings.dsn_of(leader), "cdc status", leader, answer_seconds=STATUS_SECONDS / 2) as connection:
-            return leader_state(connection, settings.slot, leader)
+            return leader_state(connection, settings.slot, settings.topic, leader)
 
     def as_follower(name: str) -> Callable[[], FollowerFacts]:
         def ask() -> FollowerFacts:
@@ -291,7 +291,7 @@ def group_status(settings: Settings) -> GroupStatus:
 
 def _log_end(settings: Settings) -> LogTail:
     with log_reader(settings, "status") as reader:
-        tail = reader.read_tail()
+        tail = reader.read_tail(depth_bytes=_deep(settings))
     if tail is None:
         raise LogError("the log is empty", "run: cdc init", settings.topic)
     return tail

@@ -62,7 +62,14 @@ def node_status(name: str, answer: LeaderState | FollowerFacts | str, *, leads: 
     if isinstance(answer, str):
         return NodeStatus(name, role, "unknown", problem=answer)
     if isinstance(answer, LeaderState):
-        return NodeStatus(name, role, "captured" if answer.capture else "no capture", leader=answer)
+        state = "captured" if answer.capture else "no capture"
+        if answer.leadership.closed:
+            state += ", closed for writes by a promotion"
+        return NodeStatus(name, role, state, leader=answer)
+    if answer.leadership.epoch is not None:
+        state = "closed for writes" if answer.leadership.closed else "OPEN for writes"
+        told = f"led epoch {answer.leadership.epoch}, {state}: cdc rejoin --node {name}"
+        return NodeStatus(name, "old leader", told, follower=answer)
     state = "blocked" if answer.blocked_since else "applying" if answer.applier else "no applier"
     if answer.diverged_since:
         state += ", diverged"

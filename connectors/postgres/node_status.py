@@ -6,7 +6,7 @@ import psycopg
 
 from cdc.errors import CheckError
 from cdc.events.position import TransactionName
-from cdc.ports import FollowerFacts, LeaderState
+from cdc.ports import FollowerFacts, Leadership, LeaderState
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.bookkeeping import diverged_since, has_decisions, read_decisions
 from connectors.postgres.connection import translated
@@ -24,6 +24,16 @@ _APPLIER = """
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND (l.classid::bigint << 32 | l.objid::bigint) = k.key
 """
+_LEADERSHIP_TABLES = """
+    SELECT to_regclass('cdc.identity') IS NOT NULL, to_regclass('cdc.fence') IS NOT NULL,
+           to_regclass('cdc.promotion') IS NOT NULL
+"""
+_LEADERSHIP = (
+    "SELECT epoch FROM cdc.identity WHERE topic = %s",
+    "SELECT fenced_at FROM cdc.fence WHERE log = %s",
+    "SELECT format('%%s, to epoch %%s, begun by %%s at %%s', promotion, epoch, started_by, started_at::timestamptz(0)) "
+    "FROM cdc.promotion WHERE log = %s AND outcome IS NULL ORDER BY started_at DESC LIMIT 1",
+)
 _SLOT = """
     SELECT pg_current_wal_flush_lsn()::text, s.wal_status,
            format('%%s, backend %%s since %%s', a.application_name, a.pid, a.backend_start::timestamptz(0)), a.pid
@@ -36,6 +46,9 @@ def follower_facts(connection: psycopg.Connection, log_name: str, where: str) ->
     with translated(where):
         known = connection.execute("SELECT to_regclass('cdc.position') IS NOT NULL").fetchone() == (True,)
         row = connection.execute(_POSITION, (log_name,)).fetchone() if known else None
+        leads = _leadership(connection, log_name)
+        if row is None and leads.epoch is not None:
+            return FollowerFacts(leads, "no position", "", None, None, None, None, ())
         if row is None:
             raise CheckError("this database holds no position in the log", f"cdc bootstrap --follower {where}", where)
         epoch, commit_lsn, applied_at = row
@@ -49,6 +62,7 @@ def follower_facts(connection: psycopg.Connection, log_name: str, where: str) ->
             ).fetchone()
             since, problem = blocked or (None, None)
         return FollowerFacts(
+            leadership=leads,
             position=str(TransactionName(epoch, Lsn.parse(commit_lsn))),
             applied_at=applied_at,
             applier=applier[0] if applier else None,
@@ -59,11 +73,21 @@ def follower_facts(connection: psycopg.Connection, log_name: str, where: str) ->
         )
 
 
-def leader_state(connection: psycopg.Connection, slot: str, where: str) -> LeaderState:
+def _leadership(connection: psycopg.Connection, log_name: str) -> Leadership:
+    row = connection.execute(_LEADERSHIP_TABLES).fetchone() or (False, False, False)
+    epoch, closed, promotion = (
+        connection.execute(query, (log_name,)).fetchone() if there else None
+        for there, query in zip(row, _LEADERSHIP, strict=True)
+    )
+    return Leadership(epoch[0] if epoch else None, closed is not None, promotion[0] if promotion else None)
+
+
+def leader_state(connection: psycopg.Connection, slot: str, log_name: str, where: str) -> LeaderState:
     """Raises CheckError when there is no such slot."""
     with translated(where):
         row = connection.execute(_SLOT, (slot,)).fetchone()
+        leads = _leadership(connection, log_name)
     if row is None:
         raise CheckError(f"replication slot {slot} does not exist", "start capture, it says what to do", where)
     wal_lsn, wal_status, reader, pid = row
-    return LeaderState(wal_lsn, f"{slot} {wal_status}", reader if pid else None)
+    return LeaderState(leads, wal_lsn, f"{slot} {wal_status}", reader if pid else None)
