@@ -40,7 +40,8 @@ class PromotionRecord:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What a node says of itself. `promotion` is the newest one that chose it."""
+    """What a node says of itself. `promotion` is the newest one that chose it; a node is diverged since a transaction
+    was left out of it (`cdc skip`)."""
 
     identity: LeaderIdentity | None
     position: Position | None
@@ -48,6 +49,7 @@ class NodeState:
     slot_active: bool
     fence: Fence | None
     promotion: PromotionRecord | None
+    diverged_since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

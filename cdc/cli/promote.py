@@ -46,7 +46,11 @@ def leader_command(config_path: str | None, only_dsn: bool, as_json: bool) -> No
 @click.option("--dry-run", is_flag=True, help="Show what there is, what would be done, and what speaks against it.")
 @click.option("--leader-is-dead", metavar="REASON",
               help="Go on without closing the leader for writes. Written into the log, with who said so.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Also when another follower is ahead of this one.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also when another follower is ahead of this one, or a transaction was left out of it.",
+)
 @click.option("--grace", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS",
               help="How long open transactions of the leader may go on before they are ended.")  # fmt: skip
 @click.option("--abort", is_flag=True, help="Take back a promotion whose epoch has not begun.")

@@ -254,6 +254,11 @@ class Promotion:
             problems.append(f"{follower} led, or was to lead, an epoch that is over: cdc rejoin --node {follower}")
         elif not state.applier_runs and not (situation.record and tail.epoch == situation.record.epoch):
             problems.append(f"no applier runs for {follower}: cdc apply --follower {follower}")
+        if state.diverged_since and not self._options.force:
+            problems.append(
+                f"{follower} is diverged since {state.diverged_since}: a transaction was left out of it; promote "
+                "another one, or say --force"
+            )
         problems += self._problems_of_the_leader(situation)
         problems += self._others_ahead(situation)
         return problems

@@ -20,6 +20,7 @@ from cdc.promotion_ports import Fence, NodeState, PromotionRecord
 from cdc.protocol.lsn import Lsn
 from connectors.postgres import fence, sequences, slots
 from connectors.postgres import publication as publications
+from connectors.postgres.bookkeeping import diverged_since
 from connectors.postgres.connection import open_connection, translated
 from connectors.postgres.identity import load_identity, store_identity
 from connectors.postgres.leader import leader_facts
@@ -89,6 +90,7 @@ class PostgresNode:
         with translated(self.name):
             known = self._conn.execute("SELECT to_regclass('cdc.fence'), to_regclass('cdc.promotion')").fetchone()
             position = read_position(self._conn, self._log)
+            diverged = diverged_since(self._conn, self._log)
             fenced = promoted = None
             if known and known[0]:
                 fenced = self._conn.execute(
@@ -108,6 +110,7 @@ class PostgresNode:
             slot_active=slot_active is not None,
             fence=Fence(fenced[0], Lsn.parse(fenced[1]) if fenced[1] else None) if fenced else None,
             promotion=PromotionRecord(*promoted) if promoted else None,
+            diverged_since=diverged,
         )
 
     def leader_facts(self) -> LeaderFacts:

@@ -180,6 +180,9 @@ class TestSkip:
         assert decision["tables"] == ["public.other", "public.t"]
         assert "has diverged" in pipeline.run("lag")
         assert "diverged" in pipeline.log_of(APPLY)
+        promotion = pipeline.group.run("promote", "--follower", FOLLOWER, "--dry-run")
+        assert promotion.returncode == 3
+        assert "is diverged since" in promotion.stderr
 
         # And while an applier runs, nobody else decides anything.
         refused = skip(position)
