@@ -141,7 +141,11 @@ def test_dead_leader_is_followed_by_another_and_comes_back(
     assert leads(pipeline) == (FOLLOWER, 2)
     run_sql(pipeline.nodes[FOLLOWER], "INSERT INTO item VALUES (1001, 'new leader')")
     pipeline.group.stop(f"apply {LEADER}")
+    with (server.data_dir / "postgresql.auto.conf").open("a") as configuration:
+        configuration.write("default_transaction_read_only = on\n")
     server.start()
+    with pytest.raises(psycopg.OperationalError, match="read-only"):
+        psycopg.connect(pipeline.nodes[LEADER], target_session_attrs="read-write")
     follow(pipeline, "rejoin.md", tmp_path)
 
     # Then it follows, all rows are equal, and what only it had is in both exports.
