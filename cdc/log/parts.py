@@ -49,14 +49,19 @@ def split_record(record: Record, limit: int) -> Iterator[Record]:
         yield key, orjson.dumps(part)
 
 
+_WHO_WRITES = "find out who writes to the topic, and see cdc tail"
 _MOST_PARTS = 2**24
-"""A row of PostgreSQL has 1 GB at most."""
+_MOST_BYTES = 2 * 2**30
+"""Of a joined record. The server sends a change of 1 GB at most, which JSON's escapes may double: whoever writes more
+is no capture, and wants the reader's memory."""
 
 
 class PartJoiner:
-    """Joins parts in log order. Holds the bytes of one record at most."""
+    """Joins parts in log order. Holds the bytes of one record at most, and no more than `most_bytes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._size = 0
         self._name: tuple[int, int, int] = (0, 0, 0)
         self._contents: list[bytes] = []
         self._parts = 0
@@ -72,8 +77,8 @@ class PartJoiner:
 
         Ignored: a repeated part, and a part of an older record than the newest seen. The first part of a
         newer record drops an unfinished one, whose publisher was interrupted; so does the first part of the same
-        record in another number of parts, whose publisher cuts otherwise. Raises LogError for a part out of order or
-        a malformed one.
+        record in another number of parts, whose publisher cuts otherwise. Raises LogError for a part out of order, a
+        malformed one, and one too many.
         """
         try:
             name = (cdc["epoch"], cdc["commit_lsn"], cdc["seq"])
@@ -89,6 +94,7 @@ class PartJoiner:
             return None
         if name > self._name or (part == 1 and parts != self._parts):
             self._name, self._parts, self._contents, self._joined = name, parts, [], False
+            self._size = 0
         if parts != self._parts:
             raise _malformed()
         if part <= len(self._contents):
@@ -98,6 +104,10 @@ class PartJoiner:
                 f"part {part} of {parts} of a record follows part {len(self._contents)}",
                 "records are missing from the log: bootstrap the follower again",
             )
+        self._size += len(content)
+        if self._size > self._most_bytes:
+            self._contents = []
+            raise LogError(f"a record in parts has more than {self._most_bytes} bytes", _WHO_WRITES)
         self._contents.append(content)
         if part < parts:
             return None
@@ -107,4 +117,4 @@ class PartJoiner:
 
 
 def _malformed() -> LogError:
-    return LogError("a part of a record is malformed", "find out who writes to the topic, and see cdc tail")
+    return LogError("a part of a record is malformed", _WHO_WRITES)

@@ -114,3 +114,22 @@ def test_a_missing_part_is_an_error(skipped: int) -> None:
 def test_a_malformed_part_is_an_error(cdc: dict[str, Any], content: str) -> None:
     with pytest.raises(LogError, match="malformed"):
         PartJoiner().add(cdc, content)
+
+
+def test_parts_that_would_fill_the_memory_are_an_error_and_are_let_go() -> None:
+    record = large_record("x" * 9000)
+    parts = parts_of(record, 2000)
+    exact, less = PartJoiner(len(record[1])), PartJoiner(len(record[1]) - 1)
+    assert [exact.add(*part) for part in parts][-1] == record[1]
+    for part in parts[:-1]:
+        less.add(*part)
+    with pytest.raises(LogError, match=f"more than {len(record[1]) - 1} bytes"):
+        less.add(*parts[-1])
+    assert not less.pending
+
+
+def test_the_bound_is_of_one_record_not_of_all() -> None:
+    records = [large_record("x" * 9000, commit_lsn) for commit_lsn in (500, 600, 700)]
+    joiner = PartJoiner(len(records[0][1]) + 1000)
+    joined = [joiner.add(*part) for record in records for part in parts_of(record, 2000)]
+    assert [value for value in joined if value is not None] == [value for _, value in records]
