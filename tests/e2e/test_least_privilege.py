@@ -18,6 +18,7 @@ from cdc.local import KafkaServer, PostgresServer
 from cdc.local.postgres import SUPERUSER
 from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import FOLLOWER, LEADER, Pipeline, rows_of, run_sql
+from tests.support.promotion import in_epoch, promote
 
 ORIGIN_FUNCTIONS = ", ".join(
     f"pg_replication_origin_{name}" for name in ("create", "oid", "session_setup", "xact_setup")
@@ -47,10 +48,14 @@ def owned_databases(leader_server: PostgresServer, follower_server: PostgresServ
             stack.callback(run_sql, server.dsn(), f"DROP ROLE {role}")
             stack.callback(server.drop_database, role)
         run_sql(leader_server.dsn(), f"ALTER ROLE {role} REPLICATION")
-        run_sql(follower_server.dsn(), f"GRANT SET ON PARAMETER session_replication_role TO {role}")
-        stack.callback(run_sql, follower_server.dsn(), f"REVOKE SET ON PARAMETER session_replication_role FROM {role}")
-        run_sql(follower_server.dsn(role), f"GRANT EXECUTE ON FUNCTION {ORIGIN_FUNCTIONS} TO {role}")
+        let_it_follow(stack, follower_server, role)
         yield [leader_server.dsn(role, user=role), follower_server.dsn(role, user=role)]
+
+
+def let_it_follow(stack: ExitStack, server: PostgresServer, role: str) -> None:
+    run_sql(server.dsn(), f"GRANT SET ON PARAMETER session_replication_role TO {role}")
+    stack.callback(run_sql, server.dsn(), f"REVOKE SET ON PARAMETER session_replication_role FROM {role}")
+    run_sql(server.dsn(role), f"GRANT EXECUTE ON FUNCTION {ORIGIN_FUNCTIONS} TO {role}")
 
 
 def test_roles_that_own_their_databases_replicate(
@@ -72,6 +77,31 @@ def test_roles_that_own_their_databases_replicate(
         # Then the follower is equal, and lag is known.
         pipeline.assert_equal("public.")
         pipeline.run("lag")
+
+
+def test_roles_that_own_their_databases_are_promoted_and_demoted(
+    owned_databases: list[str], role: str, leader_server: PostgresServer, follower_server: PostgresServer,
+    kafka: KafkaServer, tmp_path: Path, postgres_version: int,
+):  # fmt: skip
+    leader, follower = owned_databases
+    with ExitStack() as stack:
+        # Given roles that may lead and follow, on either node.
+        run_sql(follower_server.dsn(), f"ALTER ROLE {role} REPLICATION")
+        let_it_follow(stack, leader_server, role)
+        pipeline = stack.enter_context(Pipeline(tmp_path, leader, {FOLLOWER: follower}, kafka.bootstrap_servers))
+        pipeline.execute(*LEADER_DDL)
+        pipeline.init().bootstrap().start()
+        pipeline.start_apply(LEADER)
+        pipeline.execute("INSERT INTO item SELECT i, 'v' FROM generate_series(1, 300) i")
+        pipeline.catch_up()
+
+        # When there is a switchover, and back, then nothing is lost and the other node follows.
+        for epoch, (name, dsn) in enumerate([(FOLLOWER, follower), (LEADER, leader)], 2):
+            report = promote(pipeline, name)
+            assert (report["mode"], report["epoch"]) == ("planned", epoch)
+            run_sql(dsn, f"INSERT INTO item VALUES ({1000 + epoch}, 'v')", "INSERT INTO guarded (who) VALUES ('x')")
+            in_epoch(pipeline, epoch, name)
+            pipeline.assert_all_equal(name)
 
 
 SCRIPTS = Path(__file__).parents[2] / "ops" / "roles"
