@@ -60,6 +60,9 @@ class SecureListener:
             "ssl.keystore.type": "PEM",
             "ssl.keystore.location": str(self.pem),
             "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
+            # Clients log in again so often: whoever is not let in any more is out after that.
+            "plain.connections.max.reauth.ms": "5000",
+            "scram-sha-512.connections.max.reauth.ms": "5000",
             "plain.sasl.jaas.config": f"{login}.plain.PlainLoginModule required{users};",
             "scram-sha-512.sasl.jaas.config": f"{login}.scram.ScramLoginModule required;",
         }

@@ -13,8 +13,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from cdc.capture_ports import TopicFacts
-from cdc.errors import CheckError, LogError, RetryableError
-from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, translate
+from cdc.errors import CdcError, CheckError, LogError, RetryableError
+from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, Refusal, translate
 from connectors.kafka.settings import QUIET, Settings
 
 _REQUEST_SECONDS = 5.0
@@ -88,9 +88,10 @@ class LogAdmin:
         except KafkaException as error:
             if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 return None
+            explained = self._explained(translate(error, self._where))
             # A client goes on asking the broker that it took for the controller, however long that one is dead.
             self._client = self._new_client()
-            raise translate(error, self._where) from error
+            raise explained from error
         topic_id = str(described.topic_id)
         return TopicFacts(
             topic_id=None if topic_id in _NO_TOPIC_ID else topic_id,
@@ -104,10 +105,16 @@ class LogAdmin:
         )
 
     def _new_client(self) -> AdminClient:
+        self._refusal = Refusal()
+        settings: dict[str, Any] = {**self._settings, "error_cb": self._refusal.note}
         try:
-            return AdminClient(self._settings, logger=QUIET)
+            return AdminClient(settings, logger=QUIET)
         except KafkaException as error:
             raise translate(error, self._where) from error
+
+    def _explained(self, error: CdcError) -> CdcError:
+        self._client.poll(0)  # the client says why while it is polled only
+        return self._refusal.explain(error)
 
     def _create(self, *, validate_only: bool) -> bool:
         settings = self._topic_settings
@@ -142,12 +149,14 @@ class LogAdmin:
         try:
             return future.result(seconds + _LATE_SECONDS)
         except TimeoutError as error:
-            self._client = self._new_client()
-            raise RetryableError(
+            late = RetryableError(
                 f"kafka has not answered for {seconds + _LATE_SECONDS:.0f} s",
                 "see that the brokers run and can be reached",
                 self._where,
-            ) from error
+            )
+            explained = self._explained(late)
+            self._client = self._new_client()
+            raise explained from error
 
     def _config(self) -> dict[str, str]:
         resource = ConfigResource(ResourceType.TOPIC, self._topic)
@@ -170,7 +179,7 @@ class LogAdmin:
                 "fewer replicas than brokers are possible: set kafka.replication_factor and kafka.min_insync_replicas",
                 self._where,
             )
-        return translate(error, self._where)
+        return self._explained(translate(error, self._where))
 
 
 def _admin_settings(settings: Mapping[str, str | int | float | bool]) -> Settings:

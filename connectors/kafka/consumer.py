@@ -14,11 +14,11 @@ from typing import Self
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from cdc.errors import LogError, RetryableError
+from cdc.errors import CdcError, LogError, RetryableError
 from cdc.log.records import parse
 from cdc.log.tail import LogTail, TailScan
 from cdc.promotion_ports import EpochStart
-from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, translate
+from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, Refusal, translate
 from connectors.kafka.settings import QUIET, consumer_settings
 
 log = structlog.get_logger(__name__)
@@ -44,6 +44,7 @@ class LogReader:
         self._topic = topic
         self._where = f"topic {topic}"
         self._offset = 0
+        self._refusal = Refusal()
         try:
             self._consumer = Consumer({**consumer_settings(settings), "error_cb": self._on_error, "logger": QUIET})
         except KafkaException as error:
@@ -88,6 +89,7 @@ class LogReader:
             self._check_errors(messages)
         if records:
             self._client_error = self._due_offset = None
+            self._refusal.forget()
             self._heard_at = time.monotonic()
             self._offset = int(records[-1].offset() or 0) + 1
         return records
@@ -99,9 +101,9 @@ class LogReader:
         except KafkaException as error:
             if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
                 self._check_topic()
-            raise translate(error, self._where) from error
+            raise self._explained(translate(error, self._where)) from error
         if low_high is None:
-            raise RetryableError("the offsets of the log are not known in time", where=self._where)
+            raise self._explained(RetryableError("the offsets of the log are not known in time", where=self._where))
         return low_high
 
     def read_tail(
@@ -237,7 +239,7 @@ class LogReader:
         try:
             topic = self._consumer.list_topics(self._topic, timeout=_REQUEST_SECONDS).topics[self._topic]
         except KafkaException as error:
-            raise translate(error, self._where) from error
+            raise self._explained(translate(error, self._where)) from error
         if topic.error is None or topic.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise RetryableError("the broker that leads the log is not known", "see that it runs", self._where)
 
@@ -268,14 +270,27 @@ class LogReader:
             f"{self._where} from offset {message.offset()} on",
         )
 
+    def _explained(self, error: CdcError) -> CdcError:
+        # The client says why while it is asked for records only. One that comes now is lost, with whatever waited for
+        # the answer: the caller seeks again.
+        self._consumer.consume(1, 0)
+        return self._refusal.explain(error)
+
     def _on_error(self, error: KafkaError) -> None:
+        if self._refusal.note(error):
+            return
         if error.code() not in (KafkaError._PARTITION_EOF, KafkaError._TRANSPORT, KafkaError._RESOLVE):
             self._client_error = error
 
     def _raise_client_error(self) -> None:
         error, self._client_error = self._client_error, None
         if error is not None and error.code() == KafkaError._ALL_BROKERS_DOWN:
-            # One lost connection is enough for it, and the client connects anew by itself: `_watch_silence` decides.
+            # One lost connection is enough for it, and the client connects anew by itself: `_watch_silence` decides,
+            # unless it is known why.
+            down = translate(error, self._where)
+            explained = self._refusal.explain(down)
+            if explained is not down:
+                raise explained
             log.warning("no broker can be reached, trying again", topic=self._topic, error=error.str())
         elif error is not None:
             raise translate(error, self._where)

@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cdc.errors import CdcError, LogError, RetryableError
 from cdc.log.parts import split_record
-from connectors.kafka.errors import translate
+from connectors.kafka.errors import Refusal, translate
 from connectors.kafka.settings import QUIET, producer_settings
 
 log = structlog.get_logger(__name__)
@@ -54,6 +54,7 @@ class LogProducer:
         self._deliveries = 0
         self._in_flight = 0
         self._error: CdcError | None = None
+        self._refusal = Refusal()
         try:
             self._producer = Producer(
                 {**producer_settings(settings, max_message_bytes), "error_cb": self._on_error, "logger": QUIET}
@@ -178,6 +179,7 @@ class LogProducer:
                 where=self._where,
             )
             return
+        self._refusal.forget()
         self._offset = offset
         self._in_flight -= size
         self._delivered = progress
@@ -186,7 +188,13 @@ class LogProducer:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() == KafkaError._FATAL:
             self._fail(error)
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+        elif not self._refusal.note(error) and error.code() == KafkaError._ALL_BROKERS_DOWN:
+            down = translate(error, self._where)
+            explained = self._refusal.explain(down)
+            if explained is not down:
+                # Records would wait here for ever, and nobody would know what for.
+                self._error = self._error or explained
+                return
             log.warning("no broker can be reached, trying again", topic=self._topic, error=error.str())
 
     def _fail(self, error: KafkaError) -> None:

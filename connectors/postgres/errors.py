@@ -28,6 +28,12 @@ _RETRY_CODES = (
     "25P03",  # idle_in_transaction_session_timeout
     "25P04",  # transaction_timeout
 )
+_UNTRUSTED = ("certificate verify failed", "server certificate for ", "root certificate file ", "not support SSL, but")
+"""libpq's words for a server that does not prove who it is, in the way that the dsn asks for."""
+_TRUST_REMEDY = (
+    "see that its certificate is of an authority in sslrootcert, for the host of the dsn, and not expired; files are "
+    "read at each try"
+)
 _LOGIN_REMEDY = "correct user or password: ~/.pgpass is read at each try, the dsn when the process starts"
 
 
@@ -103,6 +109,8 @@ def _names(error: psycopg.Error) -> str:
 def _without_sqlstate(error: psycopg.Error, where: str) -> CdcError:
     text = _first_line(error)
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        if any(words in text for words in _UNTRUSTED):
+            return RefusedError(f"the server is not trusted: {text}", _TRUST_REMEDY, where)
         if "password authentication failed" in text or "no password supplied" in text:
             return RefusedError("login refused", _LOGIN_REMEDY, where)
         if "does not exist" in text and "database" in text:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,11 +24,26 @@ from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import SYSTEM, bin_dir_of, durable_kafka
 from tests.support.pipeline import FOLLOWER, LEADER, Pipeline, rows_of, run_sql
+from tests.support.promotion import fails, the_line
 
 HOST = "127.0.0.1"
 USER, SCRAM_PASSWORD, PLAIN_PASSWORD = "cdc", "scram-password-of-the-test", "plain-password-of-the-test"
 APPLY = f"apply {FOLLOWER}"
+DAEMONS = ("capture", APPLY)
+COMMANDS = (
+    ("init",),
+    ("capture",),
+    ("apply", "--follower", FOLLOWER),
+    ("lag",),
+    ("tail",),
+    ("leader",),
+    ("promote", "--follower", FOLLOWER, "--dry-run"),
+)
+MISSING = Path("/nonexistent/authority.pem")
+END_CONNECTIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'cdc {}%'"
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
+_ASK_FOR_TLS = (8).to_bytes(4) + (80877103).to_bytes(4)
+"""PostgreSQL's SSLRequest."""
 
 
 def pem_of(certificate: trustme.LeafCert) -> tuple[bytes, bytes]:
@@ -35,6 +53,10 @@ def pem_of(certificate: trustme.LeafCert) -> tuple[bytes, bytes]:
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         b"".join(blob.bytes() for blob in certificate.cert_chain_pems),
     )
+
+
+def expired(ca: trustme.CA) -> trustme.LeafCert:
+    return ca.issue_cert(HOST, not_before=YESTERDAY - timedelta(days=1), not_after=YESTERDAY)
 
 
 class Postgres:
@@ -52,9 +74,19 @@ class Postgres:
             path.chmod(0o600)
             os.chown(path, owner.st_uid, owner.st_gid)
         run_sql(self.server.dsn(), "ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
-        wanted = certificates.partition(b"-----END")[0]
-        assert wanted
-        assert wait_for(lambda: rows_of(self.server.dsn(), "SHOW ssl") == [("on",)], seconds=20)
+        wanted = ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())
+        assert wait_for(lambda: self._shown() == wanted, seconds=60)
+
+    def _shown(self) -> bytes | None:
+        """The certificate that new connections get; None while they get none."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection((HOST, self.server.port), 10) as plain:
+            plain.sendall(_ASK_FOR_TLS)
+            if plain.recv(1) != b"S":
+                return None
+            with context.wrap_socket(plain) as encrypted:
+                return encrypted.getpeercert(binary_form=True)
 
 
 @dataclass
@@ -106,17 +138,17 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     with PostgresServer(bin_dir_of(SYSTEM), fsync=False, authentication="scram-sha-256") as server:
         secure = kafka.listen_securely(folder / "broker.pem", {USER: PLAIN_PASSWORD})
         with kafka:
-            make_scram_user(kafka)
+            set_scram_password(kafka, SCRAM_PASSWORD)
             postgres = Postgres(server)
             postgres.use(ca.issue_cert(HOST))
             yield Secured(ca, folder / "ca.pem", folder / "other.pem", postgres, kafka, secure)
 
 
-def make_scram_user(kafka: ApacheKafka) -> None:
+def set_scram_password(kafka: ApacheKafka, password: str) -> None:
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
     for future in admin.alter_user_scram_credentials(
-        [UserScramCredentialUpsertion(USER, info, SCRAM_PASSWORD.encode())]
+        [UserScramCredentialUpsertion(USER, info, password.encode())]
     ).values():
         future.result(30)
 
@@ -179,13 +211,123 @@ class TestPostgres:
     def test_a_certificate_that_is_not_this_servers_or_too_old_is_refused(
         self, pipeline: Pipeline, secured: Secured, kind: str
     ):
-        bad = (
-            secured.ca.issue_cert("db.example.org")
-            if kind == "other host"
-            else secured.ca.issue_cert(HOST, not_before=YESTERDAY - timedelta(days=1), not_after=YESTERDAY)
-        )
+        bad = secured.ca.issue_cert("db.example.org") if kind == "other host" else expired(secured.ca)
         secured.postgres.use(bad)
         try:
             refused(pipeline, secured, {}, LEADER, "certificate")
         finally:
             secured.postgres.use(secured.ca.issue_cert(HOST))
+
+    def test_a_file_of_authorities_that_is_not_there_is_told(self, pipeline: Pipeline, secured: Secured):
+        refused(pipeline, secured, {"CDC_NODES": secured.nodes(pipeline, MISSING)}, LEADER, str(MISSING))
+
+    def test_daemons_wait_while_the_certificate_is_too_old_and_go_on_with_the_renewed_one(
+        self, pipeline: Pipeline, secured: Secured
+    ):
+        # Given daemons at work, and a certificate that expires under them
+        pipeline.init().bootstrap().start()
+        pipeline.execute("INSERT INTO t VALUES (1, 'before')")
+        pipeline.catch_up()
+        secured.postgres.use(expired(secured.ca))
+        try:
+            # When their connections end, apply's first, which notices when it has something to write,
+            run_sql(secured.postgres.server.dsn(), END_CONNECTIONS.format("apply"))
+            pipeline.execute("INSERT INTO t VALUES (2, 'meanwhile')")
+            wait_blocked(pipeline, APPLY, "certificate verify failed")
+            run_sql(secured.postgres.server.dsn(), END_CONNECTIONS.format("capture"))
+            pipeline.execute("INSERT INTO t VALUES (3, 'meanwhile')")
+            # then both say more than once why they do not come back,
+            wait_blocked(pipeline, "capture", "certificate verify failed")
+        finally:
+            secured.postgres.use(secured.ca.issue_cert(HOST))
+
+        # and go on by themselves with the next certificate.
+        pipeline.catch_up(seconds=90)
+        pipeline.assert_equal()
+
+
+KINDS_OF_REFUSAL = {
+    "scram password": ({"sasl_password": "wrong-password"}, ["SASL", "invalid credentials"]),
+    "plain password": ({"sasl_mechanism": "PLAIN", "sasl_password": "wrong-password"}, ["SASL", "Invalid username"]),
+    "mechanism": ({"sasl_mechanism": "SCRAM-SHA-256"}, ["mechanism", "SCRAM-SHA-512"]),
+    "another authority": ({"ssl_ca_location": "other"}, ["certificate is not trusted", "ssl.ca.location"]),
+    "another host": ({}, ["certificate is not trusted", "localhost"]),
+}
+
+
+class TestKafka:
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "plain password",
+            "another host",
+            pytest.param("scram password", marks=pytest.mark.long),
+            pytest.param("mechanism", marks=pytest.mark.long),
+            pytest.param("another authority", marks=pytest.mark.long),
+        ],
+    )
+    def test_a_broker_and_a_client_that_do_not_trust_each_other_make_nothing(
+        self, pipeline: Pipeline, secured: Secured, kind: str
+    ):
+        refused(pipeline, secured, not_let_in(secured, kind), *KINDS_OF_REFUSAL[kind][1])
+
+    @pytest.mark.parametrize("kind", ["scram password", pytest.param("another authority", marks=pytest.mark.long)])
+    def test_every_command_says_why_it_is_not_let_in(self, pipeline: Pipeline, secured: Secured, kind: str):
+        # Given a group that could run
+        pipeline.init().bootstrap()
+
+        # When each command is started with a client that the broker refuses, or that refuses the broker
+        pipeline.group.overrides.update(not_let_in(secured, kind))
+        with ThreadPoolExecutor(len(COMMANDS)) as pool:
+            ends = list(pool.map(lambda command: pipeline.group.run(*command, seconds=120), COMMANDS))
+
+        # Then its last line names the cause, and nothing that is secret.
+        for command, done in zip(COMMANDS, ends, strict=True):
+            assert done.returncode == 3, f"{command} ended with {done.returncode}: {done.stderr}"
+            line = the_line(done)
+            for word in KINDS_OF_REFUSAL[kind][1]:
+                assert word in line, command
+            check_silent_about_secrets(secured, done.stderr, done.stdout)
+
+    def test_a_file_of_authorities_that_is_not_there_is_told(self, pipeline: Pipeline, secured: Secured):
+        pipeline.group.overrides["CDC_KAFKA__CLIENT"] = secured.client(ssl_ca_location=str(MISSING))
+        assert "ssl.ca.location" in fails(pipeline, 2, "init")
+
+    def test_daemons_that_are_not_let_in_any_more_say_so_and_go_on_when_they_are(
+        self, pipeline: Pipeline, secured: Secured
+    ):
+        # Given daemons at work
+        pipeline.init().bootstrap().start()
+        pipeline.execute("INSERT INTO t VALUES (1, 'before')")
+        pipeline.catch_up()
+        try:
+            # When their password is changed in the broker, then both say so more than once and run on,
+            set_scram_password(secured.kafka, "another-password")
+            pipeline.execute("INSERT INTO t VALUES (2, 'meanwhile')")
+            for daemon in DAEMONS:
+                wait_blocked(pipeline, daemon, "invalid credentials")
+        finally:
+            set_scram_password(secured.kafka, SCRAM_PASSWORD)
+
+        # and go on by themselves once it is what it was.
+        pipeline.catch_up(seconds=90)
+        pipeline.assert_equal()
+        check_silent_about_secrets(secured, *map(pipeline.log_of, DAEMONS))
+
+
+def not_let_in(secured: Secured, kind: str) -> dict[str, str]:
+    """Environment of a command that will not be let in."""
+    changes = dict(KINDS_OF_REFUSAL[kind][0])
+    if "ssl_ca_location" in changes:
+        changes["ssl_ca_location"] = str(secured.other_ca_file)
+    servers = secured.kafka_servers.replace(HOST, "localhost") if kind == "another host" else secured.kafka_servers
+    return {"CDC_KAFKA__CLIENT": secured.client(**changes), "CDC_KAFKA__BOOTSTRAP_SERVERS": servers}
+
+
+def wait_blocked(pipeline: Pipeline, daemon: str, why: str) -> None:
+    def told() -> int:
+        lines = pipeline.log_of(daemon).splitlines()
+        return sum("blocked until somebody acts" in line and why in line for line in lines)
+
+    assert wait_for(lambda: told() > 1, seconds=90), pipeline.log_of(daemon)
+    pipeline.check_running(daemon)
