@@ -11,9 +11,11 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _SIZE = "4g"
+_FILL_ATTEMPTS = 50
 _CLONE_NEWNS = 0x20000
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
 
@@ -43,8 +45,12 @@ class Disk:
 
     def fill(self) -> None:
         """No byte more, from now on."""
-        used = os.statvfs(self._folder)
-        _run("mount", "-o", f"remount,size={(used.f_blocks - used.f_bfree) * used.f_frsize}", self._folder)
+        for _ in range(_FILL_ATTEMPTS):
+            used = os.statvfs(self._folder)
+            with suppress(subprocess.CalledProcessError):  # more was written meanwhile
+                _run("mount", "-o", f"remount,size={(used.f_blocks - used.f_bfree) * used.f_frsize}", self._folder)
+                return
+        raise OSError(f"{self._folder} cannot be made full")
 
     def free(self) -> None:
         _run("mount", "-o", f"remount,size={_SIZE}", self._folder)
