@@ -82,10 +82,21 @@ def slot_error(error: psycopg.Error, where: str, slot: str) -> CdcError:
     return translate(error, where)
 
 
+def decoding_error(error: psycopg.Error, where: str) -> CdcError:
+    """Like `translate`, for what ends a replication stream.
+
+    An internal error of the server may be one of the moment (seen: "could not open relation with OID" while it decoded
+    a TRUNCATE, after its disk had been full). Decoding again is harmless: nothing is confirmed that is not in the log.
+    """
+    if error.sqlstate == "XX000":
+        return BlockedError("the server failed to decode its WAL (XX000)", "see the log of the server", where)
+    return translate(error, where)
+
+
 def condition(error: psycopg.Error) -> str:
     """The condition's name in words: UniqueViolation -> unique violation."""
     try:
-        name = pg.lookup(error.sqlstate or "").__name__
+        name = pg.lookup(error.sqlstate or "").__name__.rstrip("_")
     except KeyError:
         return "error of the server"
     return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()

@@ -25,7 +25,7 @@ from cdc.protocol.frames import StandbyStatusUpdate
 from cdc.protocol.lsn import Lsn
 from cdc.protocol.pgoutput import NOT_UTF8_REMEDY
 from connectors.postgres.connection import ANSWER_SECONDS, open_connection
-from connectors.postgres.errors import slot_error, translate
+from connectors.postgres.errors import decoding_error, slot_error, translate
 
 _SLOT_SECONDS = 300.0
 """A slot waits for the transactions that are running."""
@@ -187,7 +187,7 @@ class ReplicationStream:
                 return ProtocolError(
                     f"a row holds text that is not UTF-8 ({error.sqlstate})", NOT_UTF8_REMEDY, self._where
                 )
-            return translate(error, self._where)
+            return decoding_error(error, self._where)
         return RetryableError("the server ended the replication stream", where=self._where)
 
     def _error(self, result: PGresult) -> CdcError:
