@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from typing import Any
 
@@ -41,6 +41,10 @@ FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(%s, 0)
+"""
+_APPLICATIONS = """
+SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'
+  AND pid <> pg_backend_pid() AND application_name NOT LIKE 'cdc %'
 """
 _PROMOTION = """
 SELECT promotion, epoch, old_leader, coalesce(report ->> 'mode', mode), started_by,
@@ -220,7 +224,15 @@ class PostgresNode:
                 self._conn.execute("DELETE FROM cdc.fence WHERE log = %s", (self._log,))
                 self._conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(slot)))
         self.drop_slot(slot)
+        self._end_sessions()
         return rows
+
+    def _end_sessions(self) -> None:
+        """Those of applications began when this node took writes, and a pool would go on offering them for that."""
+        with translated(self.name):
+            for (pid,) in self._conn.execute(_APPLICATIONS).fetchall():
+                with suppress(psycopg.errors.InsufficientPrivilege):
+                    self._conn.execute("SELECT pg_terminate_backend(%s)", (pid,))
 
     def _prepare_bookkeeping(self) -> None:
         self._conn.execute(resources.files("connectors.postgres").joinpath("sql/follower.sql").read_text("utf-8"))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, suppress
 from itertools import cycle, islice
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import ConnectionPool, PoolTimeout
 
+from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import NEWEST, SYSTEM, bin_dir_of
 from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER
@@ -67,3 +72,32 @@ def test_once_there_on_an_older_server(pipelines: Pipelines):
 @pytest.mark.timeout(900)
 def test_ten_times_there_and_back_nothing_is_lost(pipelines: Pipelines, postgres_version: int):
     there_and_back_again(pipelines, postgres_version, 10)
+
+
+def test_a_pool_of_an_application_finds_the_new_leader_by_itself(pipelines: Pipelines):
+    # Given an application with a pool for each node, whose databases have different names here.
+    pipeline = pipelines.new("CREATE TABLE t (id int PRIMARY KEY)").init().bootstrap().start()
+    with ExitStack() as stack:
+        pools = [
+            stack.enter_context(
+                ConnectionPool(
+                    make_conninfo(dsn, target_session_attrs="read-write"), min_size=0, max_size=2, timeout=2,
+                    check=ConnectionPool.check_connection,
+                )
+            )
+            for dsn in pipeline.nodes.values()
+        ]  # fmt: skip
+
+        def write(number: int) -> int | None:
+            """The index of the pool that took it."""
+            for index, pool in enumerate(pools):
+                with suppress(psycopg.Error, PoolTimeout), pool.connection() as connection:
+                    connection.execute("INSERT INTO t VALUES (%s)", (number,))
+                    return index
+            return None
+
+        assert write(1) == 0
+
+        # When another node leads, then its connections to the old leader are gone, and those to the new one write.
+        promote(pipeline, FOLLOWER)
+        assert wait_for(lambda: write(2) == 1, seconds=30)
