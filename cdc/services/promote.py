@@ -260,7 +260,8 @@ class Promotion:
                 "another one, or say --force"
             )
         problems += self._problems_of_the_leader(situation)
-        problems += self._others_ahead(situation)
+        if tail.epoch < situation.epoch:  # afterwards the others apply what the new leader writes
+            problems += self._others_ahead(situation)
         return problems
 
     def _problems_of_the_leader(self, situation: Situation) -> list[str]:

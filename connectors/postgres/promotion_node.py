@@ -220,7 +220,8 @@ class PostgresNode:
                     (self._log,),
                 )
                 make_read_only(self._conn, [*tables, *BOOKKEEPING])
-                self._conn.execute("DELETE FROM cdc.identity WHERE group_name = %s", (self._group,))
+                if load_identity(self._conn, self._group, self.name) is not None:
+                    self._conn.execute("DELETE FROM cdc.identity WHERE group_name = %s", (self._group,))
                 self._conn.execute("DELETE FROM cdc.fence WHERE log = %s", (self._log,))
                 self._conn.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(slot)))
         self.drop_slot(slot)
