@@ -96,6 +96,7 @@ def pipeline(pipelines: Pipelines, postgres_version: int) -> Pipeline:
     return pipelines.new(*ddl(), version=postgres_version, tables=("*.*",)).init().bootstrap().start()
 
 
+@pytest.mark.newest_first
 def test_hostile_names_go_all_the_way_and_do_nothing(pipeline: Pipeline, postgres_version: int):
     follower = pipeline.followers[FOLLOWER]
     # Given such tables on both sides, when rows change one by one, and in sets.

@@ -58,6 +58,7 @@ def check_lag(pipeline: Pipeline) -> None:
         assert 0 <= hop["lag_seconds"] < 15
 
 
+@pytest.mark.long
 def test_clocks_that_are_wrong_by_hours_and_step_back_change_nothing(
     pipelines: Pipelines, kafka: KafkaServer, tmp_path: Path
 ):

@@ -43,6 +43,7 @@ def damage_last_batch(segment: Path) -> int:
     return int(struct.unpack_from(">q", data, newest)[0])
 
 
+@pytest.mark.long
 def test_a_bit_that_turned_in_the_log_stops_both_daemons_before_it(
     pipelines: Pipelines, own_kafka: Callable[[], KafkaServer]
 ):

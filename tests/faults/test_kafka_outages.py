@@ -181,6 +181,7 @@ def fill(disk: Path) -> Path:
     raise AssertionError("the disk has no end")
 
 
+@pytest.mark.long
 def test_a_broker_whose_disk_is_full_holds_the_slot_until_there_is_space(pipelines: Pipelines):
     kafka = durable_kafka()
     if not isinstance(kafka, ProcessKafka):

@@ -43,6 +43,7 @@ def checkpoints(server: PostgresServer) -> Iterator[None]:
         thread.join(20)
 
 
+@pytest.mark.newest_first
 @pytest.mark.parametrize("times", [6, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(2400)])])
 def test_a_leader_that_crashes_between_checkpoints_again_and_again_leaves_no_gap(
     pipelines: Pipelines, own_postgres: OwnPostgres, postgres_version: int, kafka: KafkaServer, times: int
@@ -59,6 +60,7 @@ def test_a_leader_that_crashes_between_checkpoints_again_and_again_leaves_no_gap
 PREPARED = "CREATE TABLE doubt (id int PRIMARY KEY, x text)"
 
 
+@pytest.mark.newest_first
 def test_transactions_prepared_before_capture_and_leader_die_are_decided_after_it(
     pipelines: Pipelines, own_postgres: OwnPostgres, postgres_version: int, kafka: KafkaServer
 ):
@@ -100,6 +102,7 @@ class Backup:
         subprocess.run(["cp", "-a", source, target], check=True, timeout=120)  # noqa: S607 - owners stay
 
 
+@pytest.mark.newest_first
 def test_a_leader_restored_from_a_backup_stops_capture_and_no_follower_is_touched(
     pipelines: Pipelines, own_postgres: OwnPostgres, postgres_version: int, tmp_path: Path
 ):

@@ -147,6 +147,7 @@ def wait_said(group: Pipeline, length: int, text: str) -> None:
     assert wait_for(lambda: said_since(group, length, text), seconds=15), group.group.tail_of_logs()
 
 
+@pytest.mark.newest_first
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
 def test_apply_waits_before_the_first_row_without_a_place(postgres_version: int, group: Pipeline, change: Change):
     follower, table = group.followers[FOLLOWER], named(change, "public.t")
@@ -171,6 +172,7 @@ def test_apply_waits_before_the_first_row_without_a_place(postgres_version: int,
     group.assert_equal(named(change, f"public.{change.renamed}"))
 
 
+@pytest.mark.newest_first
 def test_follower_may_be_changed_first(postgres_version: int, group: Pipeline):
     # Given a table that apply has written to.
     group.execute("INSERT INTO early SELECT i, i FROM generate_series(2, 200) i")
@@ -191,6 +193,7 @@ def test_follower_may_be_changed_first(postgres_version: int, group: Pipeline):
     assert not said_since(group, length, "blocked")
 
 
+@pytest.mark.newest_first
 def test_column_that_is_dropped_on_the_follower_blocks(postgres_version: int, group: Pipeline):
     # Given a table that apply has written to, when a column of it is dropped on the follower.
     follower = group.followers[FOLLOWER]
@@ -208,6 +211,7 @@ def test_column_that_is_dropped_on_the_follower_blocks(postgres_version: int, gr
     assert rows_of(follower, "SELECT count(*), max(x) FROM gone") == [(200, 1000)]
 
 
+@pytest.mark.newest_first
 def test_what_needs_no_place_does_not_block(postgres_version: int, group: Pipeline):
     # Given changes of a table that change none of its columns.
     name = f"quiet_{postgres_version}"

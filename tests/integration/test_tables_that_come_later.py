@@ -48,6 +48,7 @@ def test_table_that_was_added_is_replicated_and_read_only(pipelines: Pipelines):
     pipeline.assert_equal()
 
 
+@pytest.mark.newest_first
 def test_table_that_was_dropped_and_made_anew_comes_back_whole(pipelines: Pipelines, postgres_version: int):
     # Given a running group whose leader drops a table and makes another one of its name.
     table = "CREATE TABLE again (id int PRIMARY KEY, v text)"

@@ -18,6 +18,7 @@ TABLE = "CREATE TABLE t (id int PRIMARY KEY, v int, big text)"
 EXTERNAL = "ALTER TABLE t ALTER big SET STORAGE EXTERNAL"
 
 
+@pytest.mark.newest_first
 def test_prepared_transactions_outlive_a_restart_of_capture(
     pipelines: Pipelines, own_postgres: OwnPostgres, postgres_version: int
 ):
@@ -63,6 +64,7 @@ def savepoints(pipeline: Pipeline, count: int) -> None:
             cursor.execute("ROLLBACK TO s" if i % 2 else "RELEASE s")
 
 
+@pytest.mark.newest_first
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
 @pytest.mark.timeout(400)
 def test_savepoints_of_which_half_is_rolled_back(pipelines: Pipelines, postgres_version: int, count: int):
@@ -74,6 +76,7 @@ def test_savepoints_of_which_half_is_rolled_back(pipelines: Pipelines, postgres_
     assert rows_of(pipeline.followers[FOLLOWER], "SELECT count(*) FROM t") == [(count // 2,)]
 
 
+@pytest.mark.newest_first
 @pytest.mark.parametrize("rows", [20_000, pytest.param(300_000, marks=pytest.mark.long)])
 @pytest.mark.timeout(600)
 def test_large_transactions_at_the_same_time(pipelines: Pipelines, postgres_version: int, rows: int):
@@ -98,6 +101,7 @@ def test_large_transactions_at_the_same_time(pipelines: Pipelines, postgres_vers
     assert rows_of(pipeline.followers[FOLLOWER], "SELECT count(*) FROM t") == [(2 * rows + turns,)]
 
 
+@pytest.mark.newest_first
 def test_many_sessions_at_once_and_messages_between_them(pipelines: Pipelines, postgres_version: int):
     # Given sessions that write the same rows, with messages inside and outside of transactions.
     pipeline = pipelines.new(TABLE, version=postgres_version).init().bootstrap().start()

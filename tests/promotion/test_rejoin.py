@@ -102,6 +102,7 @@ def test_its_tail_is_exported_and_its_rows_become_the_leaders(
     assert "nothing to do" in pipeline.run("rejoin", "--node", LEADER)
 
 
+@pytest.mark.newest_first
 def test_without_a_tail_it_just_follows(pipelines: Pipelines, server: PostgresServer, postgres_version: int):
     pipeline = failed_over(pipelines, server, postgres_version)
     report = json.loads(pipeline.run("rejoin", "--node", LEADER, "--json"))
