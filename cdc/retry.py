@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -68,3 +69,16 @@ def run_with_retries(run: Callable[[Callable[[], None]], None], stop: StopToken,
                 wait_seconds=round(wait, 2),
             )
             stop.wait(wait)
+
+
+def at_most_every(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+    """`call`, left out when it was called less than so many seconds ago."""
+    last = -seconds
+
+    def maybe() -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            call()
+
+    return maybe

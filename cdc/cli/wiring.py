@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from cdc.events.position import TransactionName
 from cdc.log.tail import LogTail
 from cdc.ports import FollowerFacts, LeaderProgress, LeaderState
 from cdc.promotion_ports import PromotionNode
+from cdc.retry import at_most_every
 from cdc.services.apply import ApplyService
 from cdc.services.capture import CaptureService, CaptureSettings
 from cdc.services.guardian import slot_warning, topic_warnings
@@ -224,21 +224,8 @@ def apply_service(settings: Settings, follower: str, dsn: str, stop: StopToken) 
             )
 
     return ApplyService(
-        lambda: LogReader(client, settings.topic), target, follower, while_leading=_at_most_every(10.0, while_leading)
+        lambda: LogReader(client, settings.topic), target, follower, while_leading=at_most_every(10.0, while_leading)
     )
-
-
-def _at_most_every(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
-    """`call`, left out when it was called less than so many seconds ago."""
-    last = -seconds
-
-    def maybe() -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            call()
-
-    return maybe
 
 
 def actor() -> str:

@@ -33,7 +33,7 @@ from cdc.events.assembler import Assembler, Resume
 from cdc.log.envelope import Envelope, finisher
 from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
-from cdc.retry import run_with_retries
+from cdc.retry import at_most_every, run_with_retries
 from cdc.services.guardian import Guardian
 from cdc.services.heartbeat import Heartbeat
 from cdc.services.initialize import FIRST_EPOCH
@@ -270,7 +270,7 @@ class CaptureService:
                 raise _StoppedError
             say_alive()
 
-        say_alive = _every(_STATUS_SECONDS, lambda: stream.send_status(0, 0, 0))
+        say_alive = at_most_every(_STATUS_SECONDS, lambda: stream.send_status(0, 0, 0))
         with closing(self._tail_reader()) as reader:
             return reader.read_tail(on_wait, back_to=newest.next_offset - 1 if newest else None)
 
@@ -446,19 +446,6 @@ class CaptureSession:
         self._confirm()
         self._tell()
         log.info("capture stopped", slot=self._settings.slot, lsn=str(Lsn(self._confirmed_lsn)))
-
-
-def _every(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
-    """A function that calls `call` when `seconds` have passed since it last did."""
-    last = time.monotonic()
-
-    def maybe() -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            call()
-
-    return maybe
 
 
 def _now_us() -> int:
