@@ -128,6 +128,8 @@ class Assembler:
         self._read_at_us = now_us()
         self.received_lsn = int(resume.end_lsn)
         """Everything before it was received; not a reason to confirm anything."""
+        self.streamed_lsn = 0
+        """The same, of this connection alone: it may be sent again what an earlier one had received."""
         self.reply_requested = False
         """Set by a keepalive that asks for a status; the caller clears it."""
         self.transactions = 0
@@ -264,8 +266,7 @@ class Assembler:
             records[-1] = self._finished(records[-1], end_lsn)
             self._advance(commit_lsn, end_lsn)
         self._open_lsn, self._skipping, self._seq, self._known_seq = 0, False, 0, 0
-        if end_lsn > self.received_lsn:
-            self.received_lsn = end_lsn
+        self._receive(end_lsn)
 
     def _too_many(self, commit_lsn: int) -> LogError:
         return LogError(
@@ -280,8 +281,8 @@ class Assembler:
         self.transactions += 1
 
     def _receive(self, lsn: int) -> None:
-        if lsn > self.received_lsn:
-            self.received_lsn = lsn
+        self.streamed_lsn = max(self.streamed_lsn, lsn)
+        self.received_lsn = max(self.received_lsn, lsn)
 
     def _keepalive(self, frame: bytes) -> None:
         keepalive = PrimaryKeepalive.decode(frame)

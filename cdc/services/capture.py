@@ -385,14 +385,20 @@ class CaptureSession:
     def _tell_when_due(self) -> None:
         """A status: every second, and at most ten times a second when there is news or a reply is wanted."""
         silence = time.monotonic() - self._told_at
-        news = self._confirmed_lsn > self._told_lsn or self._assembler.reply_requested
+        news = self._confirmable_lsn > self._told_lsn or self._assembler.reply_requested
         if silence > _STATUS_SECONDS or (news and silence > _PROGRESS_SECONDS):
             self._tell()
 
+    @property
+    def _confirmable_lsn(self) -> int:
+        """Not past what this connection was sent, though the log may hold more from one before: the server would let go
+        of catalog rows that it still needs to decode what it is about to send. 0 confirms nothing."""
+        return min(self._confirmed_lsn, self._assembler.streamed_lsn)
+
     def _tell(self) -> None:
-        confirmed = self._confirmed_lsn
+        confirmed = self._confirmable_lsn
         ask = time.monotonic() - self._heard_at > _ASK_SECONDS
-        self._stream.send_status(max(confirmed, self._assembler.received_lsn), confirmed, confirmed, ask)
+        self._stream.send_status(self._assembler.streamed_lsn, confirmed, confirmed, ask)
         self._assembler.reply_requested = False
         self._told_lsn, self._told_at = confirmed, time.monotonic()
 

@@ -322,7 +322,7 @@ def _play(actions: Sequence[tuple[str, int]], check: Callable[[Played], None], c
 
 @given(ACTIONS)
 def test_never_past_the_log_and_never_backwards(actions: list[tuple[str, int]]) -> None:
-    confirmed = [100]
+    confirmed = [0]
 
     def check(played: Played) -> None:
         assert played.confirmed <= max(100, _end_of(played.writer.durable))
@@ -334,3 +334,16 @@ def test_never_past_the_log_and_never_backwards(actions: list[tuple[str, int]]) 
         clock = Clock()
         patch.setattr(capture, "time", clock)
         _play(actions, check, clock)
+
+
+def test_what_the_log_holds_is_not_confirmed_before_this_connection_was_sent_it(clock: Clock) -> None:
+    """The server would let go of catalog rows and WAL that it still needs to decode what it is about to send."""
+    played = Played(clock)
+    assert TAIL.end_lsn == 100
+
+    played.step(seconds=2.0)
+    assert played.stream.statuses[-1] == (0, 0, 0)
+    played.step(wire.keepalive(60), seconds=2.0)
+    assert played.confirmed == 60
+    played.step(wire.keepalive(100), seconds=2.0)
+    assert played.confirmed == 100
