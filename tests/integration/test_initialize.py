@@ -259,7 +259,7 @@ class TestReader:
         with LogReader(setup.client, setup.settings.topic) as reader:
             assert reader.read_tail() is None
             with LogProducer(setup.client, setup.settings.topic, 1_000_000) as producer:
-                producer.publish([(None, b'{"op":"c","cdc":{"epoch":1,"commit_lsn":5,"seq":1}}')], 1)
+                producer.publish([(None, b'{"op":"c","cdc":{"epoch":1,"commit_lsn":5,"prev":1,"seq":1}}')], 1)
                 assert producer.flush(10)
             with pytest.raises(LogError, match="no complete transaction"):
                 reader.read_tail()
