@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from cdc.local import KafkaServer, PostgresServer
 from cdc.local.group import Group
+from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import SharedServers
 from tests.support.pipeline import FOLLOWER, LEADER, Pipeline, rows_of, run_sql, set_for_database
@@ -408,9 +409,13 @@ def run_with_failures(pipeline: Pipeline, secrets: Secrets) -> None:
     apply_fails()
     run_sql(follower, writable, "ALTER TABLE t DROP CONSTRAINT small")
 
-    # a type that does not take the value; the value is in the message itself
+    # a type that does not take the value: apply waits, and its log says why
     run_sql(follower, replica, writable, "ALTER TABLE t ALTER x TYPE int USING 0")
-    apply_fails()
+    pipeline.start_apply()
+    name = f"apply {FOLLOWER}"
+    assert wait_for(lambda: "blocked until somebody acts" in pipeline.log_of(name), seconds=30)
+    assert pipeline.group.stop(name) == 0
+    secrets.hear("apply's log", pipeline.log_of(name))
     run_sql(follower, replica, writable, "ALTER TABLE t ALTER x TYPE text")
 
     # a trigger that quotes the row in its message

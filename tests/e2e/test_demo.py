@@ -116,6 +116,7 @@ def test_demo_survives_its_kills_and_followers_end_equal(demo: StartDemo, folder
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.long
 def test_failover_loses_nothing_that_it_does_not_name(demo: StartDemo, folder: Path, kafka: KafkaServer):
     process = demo("--seconds", "5", "--failover", "--json", "--kafka", kafka.bootstrap_servers)
 

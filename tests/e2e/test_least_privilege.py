@@ -79,6 +79,7 @@ def test_roles_that_own_their_databases_replicate(
         pipeline.run("lag")
 
 
+@pytest.mark.newest_first
 def test_roles_that_own_their_databases_are_promoted_and_demoted(
     owned_databases: list[str], role: str, leader_server: PostgresServer, follower_server: PostgresServer,
     kafka: KafkaServer, tmp_path: Path, postgres_version: int,
@@ -200,6 +201,7 @@ def scripted(
     return pipeline.start()
 
 
+@pytest.mark.newest_first
 def test_the_roles_of_the_scripts_replicate(scripted: Pipeline, roles: Roles, postgres_version: int):
     pipeline, follower = scripted, as_role(scripted.followers[FOLLOWER], roles.owner)
     # Given daemons of such roles, when the leader is written to, truncated, and both start again.

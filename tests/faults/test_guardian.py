@@ -89,11 +89,10 @@ class TestPublication:
         [
             ("ALTER PUBLICATION {pub} SET TABLE t WHERE (id > 5), other", "another row filter on public.t"),
             ("ALTER PUBLICATION {pub} SET TABLE t (id), other", "another column list on public.t"),
-            ("ALTER PUBLICATION {pub} SET (publish_via_partition_root = true)", "via_partition_root is true"),
             ("ALTER PUBLICATION {pub} DROP TABLE t; ALTER PUBLICATION {pub} ADD TABLE t", "dropped from it and added"),
             ("DROP TABLE other; CREATE TABLE other (id int PRIMARY KEY)", "public.other is not in it any more"),
         ],
-        ids=["filter", "columns", "root", "blip", "made anew"],
+        ids=["filter", "columns", "blip", "made anew"],
     )
     def test_a_change_is_found_at_the_start_and_cdc_init_takes_it_as_it_is(
         self, module_pipelines: Pipelines, change: str, words: str
@@ -108,6 +107,16 @@ class TestPublication:
         pipeline.execute("INSERT INTO t VALUES (1, 'row')", "DELETE FROM t")
         assert wait_for(lambda: "capture streams" in pipeline.log_of("capture").splitlines()[-1], seconds=30)
         assert pipeline.group.stop("capture") == 0
+
+    def test_publishing_partitions_as_their_root_is_found_and_not_taken(self, module_pipelines: Pipelines):
+        pipeline = module_pipelines.kept("publication", lambda: module_pipelines.new(*TABLES, followers=()).init())
+        option = f"ALTER PUBLICATION {pipeline.group.slot} SET (publish_via_partition_root = "
+        run_sql(pipeline.leader, f"{option}true)")
+        pipeline.start_capture()
+        fatal(pipeline, "capture", "via_partition_root is true")
+        assert pipeline.group.run("init").returncode == 3
+        run_sql(pipeline.leader, f"{option}false)")
+        pipeline.run("init")
 
     def test_a_dropped_and_a_renamed_table_are_no_alarm(self, pipelines: Pipelines):
         pipeline = pipelines.new(*TABLES, followers=()).init()

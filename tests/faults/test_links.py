@@ -257,6 +257,7 @@ def check_flapping(group: tuple[Pipeline, Links], names: Sequence[str], seconds:
     assert wait_for(settled, seconds=40), (before, {daemon: Held.by(pipeline, daemon) for daemon in before})
 
 
+@pytest.mark.long
 def test_links_that_come_and_go_leave_nothing_behind(group: tuple[Pipeline, Links]):
     check_flapping(group, LINKS, 20)
 

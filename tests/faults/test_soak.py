@@ -50,6 +50,7 @@ def test_a_minute_of_random_faults_shows_no_state_that_the_leader_did_not_have(t
     assert report["slot_checks"] > 10
 
 
+@pytest.mark.long
 def test_a_row_that_differs_ends_a_soak_with_its_seed_and_moment_and_the_logs(tmp_path: Path):
     seed = os.getpid()
     folder = Path(tempfile.gettempdir())

@@ -157,6 +157,7 @@ def test_dead_leader_is_followed_by_another_and_comes_back(
     assert not takes_writes(pipeline.nodes[LEADER])
 
 
+@pytest.mark.long
 def test_two_leaders_become_one(pipelines: Pipelines, tmp_path: Path):
     # Given a leader that was declared dead, lives on, and takes writes.
     pipeline = ready(pipelines)
