@@ -103,7 +103,8 @@ class Proxy:
         def flap() -> None:
             turn = 0
             while not end.is_set():
-                self.set(links[turn % len(links)])
+                with suppress(OSError):  # a client that met itself on the port that is not listened on may hold it
+                    self.set(links[turn % len(links)])
                 turn += 1
                 end.wait(every_seconds)
 
