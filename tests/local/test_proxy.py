@@ -142,4 +142,4 @@ def test_a_flapping_link_comes_and_goes_and_stays_in_the_end(proxy: Proxy):
     with proxy.flapping(0.37):
         for wanted in (True, False, True):
             assert wait_for(lambda: answers() == wanted, seconds=30)  # noqa: B023
-    assert answers()
+    assert wait_for(answers, seconds=30)
