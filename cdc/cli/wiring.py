@@ -97,10 +97,7 @@ class KnownLeader:
 
 def leader(settings: Settings) -> KnownLeader:
     """What the log says. Raises LogError when it does not say."""
-    with log_reader(settings, "leader") as reader:
-        tail = reader.read_tail(depth_bytes=_deep(settings))
-    if tail is None:
-        raise LogError("the log is empty", "run: cdc init", settings.topic)
+    tail = _log_end(settings, "leader")
     return KnownLeader(leader_of(settings, tail), tail.epoch)
 
 
@@ -131,7 +128,7 @@ def promotion(
         )
         nodes = PromoteSettings(
             settings.group, settings.topic, settings.slot, settings.capture.tables, list(settings.nodes),
-            settings.capture.max_in_flight_bytes,
+            _deep(settings),
         )  # fmt: skip
         running = Promotion(nodes, options, world, hooks, tell)
         try:
@@ -249,7 +246,7 @@ def skip_transaction(settings: Settings, follower: str, name: TransactionName, r
 
 def group_status(settings: Settings) -> GroupStatus:
     """What `cdc status` shows; who cannot be reached says why, and nothing takes longer than ten seconds."""
-    answers = ask_all({"log": lambda: _log_end(settings)}, STATUS_SECONDS / 2)
+    answers = ask_all({"log": lambda: _log_end(settings, "status")}, STATUS_SECONDS / 2)
     end = answers["log"]
     tail = None if isinstance(end, str) else end
     leader = leader_of(settings, tail) if tail is not None else settings.leader
@@ -276,8 +273,9 @@ def group_status(settings: Settings) -> GroupStatus:
     )  # fmt: skip
 
 
-def _log_end(settings: Settings) -> LogTail:
-    with log_reader(settings, "status") as reader:
+def _log_end(settings: Settings, role: str) -> LogTail:
+    """Looked for deep. Raises LogError when there is none."""
+    with log_reader(settings, role) as reader:
         tail = reader.read_tail(depth_bytes=_deep(settings))
     if tail is None:
         raise LogError("the log is empty", "run: cdc init", settings.topic)

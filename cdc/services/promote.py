@@ -36,7 +36,6 @@ SEQUENCE_MARGIN = 10_000
 """How many values an emergency leaves out after the last one that is known: what the dead leader may have taken."""
 
 _UNKNOWN = "unknown"
-_DEPTH_SLACK = 2 * 2**20
 _POLL_SECONDS = 0.05
 _PUBLISH_SECONDS = 15.0
 _CATCH_UP_SECONDS = 10.0
@@ -151,7 +150,7 @@ class Promotion:
     @property
     def _depth(self) -> int:
         """How many bytes of the log may lie between an `epoch` record and what an older leader writes after it."""
-        return self._settings.depth_bytes + _DEPTH_SLACK
+        return self._settings.depth_bytes
 
     # looking
 
@@ -339,11 +338,11 @@ class Promotion:
             self._end_old_epoch(record, situation, follower)
         start = self._claimed(record, situation)
         self._drain(record, follower)
-        lsn = self._prepare(record, situation, follower)
+        self._prepare(record, situation, follower)
         self._step("open", lambda: self._open(record, situation, follower))
         self._demote(record, situation)
         self._finish(record, situation, follower)
-        return self._report(record, situation, start, lsn)
+        return self._report(record, situation, start)
 
     def abort(self) -> str:
         """Take back every promotion whose epoch has not begun; the line that says so. Raises FencedError when it has,
@@ -515,13 +514,13 @@ class Promotion:
 
         self._step("drain", drained)
 
-    def _prepare(self, record: PromotionRecord, situation: Situation, follower: PromotionNode) -> Lsn | None:
-        """Sequences, publication, slot; where the slot begins. Nothing when the node is open already."""
+    def _prepare(self, record: PromotionRecord, situation: Situation, follower: PromotionNode) -> None:
+        """Sequences, publication, slot. Nothing when the node is open already."""
         state = follower.state()
         if state.identity is not None and state.identity.epoch >= record.epoch:
-            return None
+            return
         self._step("sequences", lambda: f"{self._set_sequences(record, follower)} set")
-        return self._step("slot", lambda: self._make_slot(record, follower))  # type: ignore[no-any-return]
+        self._step("slot", lambda: self._make_slot(record, follower))
 
     def _set_sequences(self, record: PromotionRecord, follower: PromotionNode) -> int:
         old = self._nodes.get(record.old_leader)
@@ -621,9 +620,7 @@ class Promotion:
 
     # reporting
 
-    def _report(
-        self, record: PromotionRecord, situation: Situation, start: EpochStart, _: Lsn | None
-    ) -> PromotionReport:
+    def _report(self, record: PromotionRecord, situation: Situation, start: EpochStart) -> PromotionReport:
         noted = self._noted(self._nodes[situation.follower])
         opened = noted.get("opened_at")
         began = noted.get("fence_began_at", record.started_at)
