@@ -134,7 +134,7 @@ def test_hostile_names_go_all_the_way_and_do_nothing(pipeline: Pipeline, postgre
 
 def wait_until_asked(pipeline: Pipeline) -> str:
     pattern = re.compile(
-        r"session_replication_role = replica: (ALTER TABLE .*?)(?: service=| attempt=|$)", re.MULTILINE
+        r"session_replication_role = replica: .*(ALTER TABLE .*?)(?: service=| attempt=|$)", re.MULTILINE
     )
 
     def found() -> re.Match[str] | None:

@@ -18,6 +18,7 @@ from tests.fixtures.servers import OwnPostgres
 from tests.support.bank import BANK, Bank, BankWatch
 from tests.support.disk import small_disk
 from tests.support.pipeline import FOLLOWER, Pipeline, rows_of, run_sql, set_for_database
+from tests.support.watched import wait_until_apply_waits_for_a_lock
 
 pytestmark = pytest.mark.faults
 
@@ -105,8 +106,7 @@ def test_a_postmaster_that_is_killed_in_the_middle_of_a_batch_leaves_no_part_of_
                 "DELETE FROM account WHERE id >= 1000",
                 "UPDATE counter SET n = n",
             )
-            waits = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'cdc apply%' AND wait_event_type = 'Lock'"
-            assert wait_for(lambda: keeper.execute(waits).rowcount == 1, seconds=30), pipeline.group.tail_of_logs()
+            wait_until_apply_waits_for_a_lock(pipeline)
             own_follower.kill()
         own_follower.start()
         assert pipeline.position() >= before
@@ -168,8 +168,7 @@ def test_a_deadlock_with_a_local_session_is_got_over(pipeline: Pipeline):
         local.execute("SET deadlock_timeout = '60s'")
         local.execute("SELECT FROM account WHERE id = 2 FOR UPDATE")
         pipeline.transact("UPDATE account SET note = 'a' WHERE id = 1", "UPDATE account SET note = 'a' WHERE id = 2")
-        waits = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'cdc apply%' AND wait_event_type = 'Lock'"
-        assert wait_for(lambda: local.execute(waits).rowcount == 1, seconds=20)
+        wait_until_apply_waits_for_a_lock(pipeline)
         local.execute("SELECT FROM account WHERE id = 1 FOR UPDATE")
         local.rollback()
     pipeline.catch_up()

@@ -20,6 +20,7 @@ from tests.fixtures.servers import durable_kafka
 from tests.support.bank import BANK, Bank, BankWatch, a_moment
 from tests.support.log import names, read_log, whole
 from tests.support.pipeline import FOLLOWER, Pipeline
+from tests.support.watched import wait_until_apply_waits_for_a_lock
 
 pytestmark = pytest.mark.faults
 
@@ -148,8 +149,7 @@ def test_apply_that_waits_for_a_lock(pipeline: Pipeline):
     with psycopg.connect(pipeline.followers[FOLLOWER], options="-c default_transaction_read_only=off") as blocker:
         blocker.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
         pipeline.execute("UPDATE account SET note = 'locked' WHERE id = 1")
-        waits = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'cdc apply%' AND wait_event_type = 'Lock'"
-        assert wait_for(lambda: blocker.execute(waits).rowcount == 1, seconds=20), pipeline.group.tail_of_logs()
+        wait_until_apply_waits_for_a_lock(pipeline)
         stop_all(pipeline, APPLY)
     goes_on(pipeline)
 

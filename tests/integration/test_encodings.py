@@ -56,7 +56,7 @@ def test_text_is_converted_or_refused(pipeline: Pipeline):
     assert pipeline.ends(f"apply {FOLLOWER}") == 4
     said = pipeline.log_of(f"apply {FOLLOWER}").splitlines()[-1]
     assert "insert on public.Gerät" in said
-    assert "untranslatable character (22P05)" in said
+    assert "untranslatable character (22P05" in said
     assert "漢" not in said
 
 

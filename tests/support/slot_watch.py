@@ -34,7 +34,7 @@ class SlotWatch:
         self._thread = threading.Thread(target=self._run, name="slot-watch", daemon=True)
 
     def check(self, at_least: int = 10) -> None:
-        wait_for(lambda: self.samples >= at_least or bool(self.violations), seconds=30)
+        wait_for(lambda: self.samples >= at_least or bool(self.violations), seconds=60)
         assert not self.violations, self.violations[:5]
         assert self.samples >= at_least, "the slot was hardly looked at"
 
@@ -52,6 +52,7 @@ class SlotWatch:
                 "bootstrap.servers": self._bootstrap_servers,
                 "group.id": "slot-watch",
                 "enable.auto.commit": False,
+                "reconnect.backoff.max.ms": 500,
                 "log_level": 0,
             }
         )

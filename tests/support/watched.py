@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cdc.local.processes import wait_for
 from tests.support.bank import Bank, BankWatch
-from tests.support.pipeline import FOLLOWER, Pipeline
+from tests.support.pipeline import FOLLOWER, Pipeline, rows_of
 from tests.support.slot_watch import SlotWatch
 
 APPLY = f"apply {FOLLOWER}"
@@ -41,6 +42,13 @@ def recovers(pipeline: Pipeline, what: str, seconds: float = RECOVERY_SECONDS) -
     started = time.monotonic()
     pipeline.catch_up(seconds=seconds)
     print(f"{what}: recovered in {time.monotonic() - started:.1f} s")
+
+
+def wait_until_apply_waits_for_a_lock(pipeline: Pipeline) -> None:
+    """Asked in sessions of our own: a transaction sees pg_stat_activity as it was at its first look."""
+    waits = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'cdc apply%' AND wait_event_type = 'Lock'"
+    asked = wait_for(lambda: len(rows_of(pipeline.followers[FOLLOWER], waits)) == 1, seconds=30)
+    assert asked, pipeline.group.tail_of_logs()
 
 
 def peak_memory(pid: int) -> int:
