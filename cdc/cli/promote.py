@@ -17,8 +17,9 @@ from cdc.cli import wiring
 from cdc.cli.options import config_option, json_option
 from cdc.config import Settings, load
 from cdc.errors import CheckError
-from cdc.services.promote import Hooks, PromoteOptions, Promotion, Situation
-from cdc.services.promotion_report import PromotionReport
+from cdc.services.promote import Hooks
+from cdc.services.promotion_report import PromotionReport, last_report
+from cdc.services.promotion_survey import PromoteOptions, Situation, Survey
 
 _HOOK_SECONDS = 120.0
 
@@ -77,18 +78,26 @@ def promote_command(
     if follower is not None:
         settings.dsn_of(follower)
     options = PromoteOptions(wiring.actor(), leader_is_dead, force, grace)
-    with wiring.promotion(settings, options, _hooks(settings), _tell) as promotion:
+    with wiring.promotion(settings, options, _hooks(settings), _tell) as (survey, promotion):
         if abort:
             click.echo(promotion.abort())
             return
-        situation = promotion.look(follower, lock=not (dry_run or follower is None))
-        if promotion.leads_already(situation):
-            click.echo(f"{situation.follower} leads already, since epoch {situation.tail.epoch}; nothing to do")
+        situation = survey.look(follower, lock=not (dry_run or follower is None))
+        if survey.leads_already(situation):
+            what = f"{situation.follower} leads already, since epoch {situation.tail.epoch}; nothing to do"
+            click.echo(what, err=as_json)
+            last = last_report(situation.states[situation.follower].promotion, situation.tail.epoch)
+            if last is not None:
+                _hand_over(last, report_path, as_json)
             return
         if dry_run or follower is None:
-            _show_plan(promotion, situation, follower)
+            _show_plan(survey, situation, follower)
             return
         report = promotion.run(situation)
+    _hand_over(report, report_path, as_json)
+
+
+def _hand_over(report: PromotionReport, report_path: Path | None, as_json: bool) -> None:
     text = orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2)
     if report_path is not None:
         report_path.write_bytes(text + b"\n")
@@ -103,7 +112,7 @@ def _tell(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _show_plan(promotion: Promotion, situation: Situation, asked: str | None) -> None:
+def _show_plan(survey: Survey, situation: Situation, asked: str | None) -> None:
     console = Console(highlight=False, markup=False)
     tail = situation.tail
     console.print(
@@ -118,9 +127,9 @@ def _show_plan(promotion: Promotion, situation: Situation, asked: str | None) ->
     for name, why in situation.unreachable.items():
         nodes.add_row(name, "?", "?", why)
     console.print(nodes)
-    console.print(f"Lost would be: {promotion.at_risk(situation)}.")
+    console.print(f"Lost would be: {survey.at_risk(situation)}.")
     steps = Table("step", "where", "what", title="Plan", title_justify="left")
-    for step in promotion.plan(situation):
+    for step in survey.plan(situation):
         steps.add_row(step.name, step.where, step.what)
     console.print(steps)
     if asked is None:

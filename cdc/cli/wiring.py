@@ -6,7 +6,7 @@ import getpass
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,9 @@ from cdc.services.capture import CaptureService, CaptureSettings
 from cdc.services.guardian import slot_warning, topic_warnings
 from cdc.services.initialize import Initializer, InitializeSettings
 from cdc.services.lag import Hop, follower_hop, log_hop, retention_warning
-from cdc.services.promote import Hooks, PromoteOptions, PromoteSettings, Promotion, World
+from cdc.services.log_end import LogEnd
+from cdc.services.promote import Hooks, Promotion
+from cdc.services.promotion_survey import PromoteOptions, PromoteSettings, Survey, World
 from cdc.services.rejoin import Rejoin, RejoinSettings
 from cdc.services.skip import Skipped, skip
 from cdc.services.stale_leader import close_stale_leader
@@ -115,8 +117,8 @@ def connection_string(parts: dict[str, str]) -> str:
 @contextmanager
 def promotion(
     settings: Settings, options: PromoteOptions, hooks: Hooks, tell: Callable[[str], None]
-) -> Iterator[Promotion]:
-    """What `cdc promote` runs."""
+) -> Iterator[tuple[Survey, Promotion]]:
+    """What `cdc promote` looks with, and what it runs."""
     client = _client(settings, "promote")
     with log_reader(settings, "promote") as reader:
         world = World(
@@ -130,11 +132,8 @@ def promotion(
             settings.group, settings.topic, settings.slot, settings.capture.tables, list(settings.nodes),
             _deep(settings),
         )  # fmt: skip
-        running = Promotion(nodes, options, world, hooks, tell)
-        try:
-            yield running
-        finally:
-            running.close()
+        with closing(Survey(nodes, options, world)) as survey:
+            yield survey, Promotion(survey, hooks, tell)
 
 
 def rejoin(
@@ -212,11 +211,13 @@ def apply_service(settings: Settings, follower: str, dsn: str, stop: StopToken) 
     )  # fmt: skip
     client = _client(settings, f"apply-{follower}")
 
+    log_end = LogEnd(_deep(settings))
+
     def while_leading() -> None:
         with log_reader(settings, "fence") as reader:
             close_stale_leader(
                 lambda: PostgresNode(dsn, follower, settings.group, settings.topic),
-                lambda: reader.read_tail(depth_bytes=_deep(settings)),
+                lambda: log_end.read(reader),
                 settings.slot,
             )
 

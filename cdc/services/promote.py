@@ -13,22 +13,21 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cdc import __version__, failpoints
-from cdc.capture_ports import LeaderIdentity, LogTopic, LogWriter, Record, SystemFacts
-from cdc.errors import CdcError, CheckError, FencedError, LogError, RetryableError
+from cdc.capture_ports import LeaderIdentity, Record
+from cdc.errors import CdcError, CheckError, FencedError, RetryableError
 from cdc.events.position import Position
 from cdc.log.envelope import Envelope, finished, finisher
 from cdc.log.tail import LogTail
-from cdc.promotion_ports import STALE, EpochStart, NodeState, PromotionLog, PromotionNode, PromotionRecord
+from cdc.promotion_ports import STALE, EpochStart, NodeState, PromotionNode, PromotionRecord
 from cdc.protocol.lsn import Lsn
-from cdc.services.initialize import check_leader, check_tables
-from cdc.services.promotion_report import NodeReport, PromotionReport, StepReport, loss
+from cdc.services.promotion_report import REPORT, NodeReport, PromotionReport, StepReport, loss
+from cdc.services.promotion_survey import PLANNED, Situation, Survey, facts_of
 
-PLANNED, EMERGENCY = "planned", "emergency"
 DONE, ABORTED, OVERTAKEN = "done", "aborted", "overtaken"
 """How a promotion ended. Overtaken: the log gave its epoch, or the one after it, to another one."""
 
@@ -44,31 +43,6 @@ _CAPTURE_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class PromoteSettings:
-    """`slot` is also the name of the publication; `tables` are patterns; `depth_bytes` is how much a leader that is
-    none any more may have written to the log after the record that says so."""
-
-    group: str
-    topic: str
-    slot: str
-    tables: Sequence[str]
-    nodes: Sequence[str]
-    depth_bytes: int
-    timeout_seconds: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class PromoteOptions:
-    """What the operator says. `leader_is_dead` is the written word that nothing writes there, for a leader that cannot
-    be closed."""
-
-    who: str
-    leader_is_dead: str | None = None
-    force: bool = False
-    grace_seconds: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
 class Hooks:
     """The operator's own steps, called with the new leader's name and epoch. They raise CheckError when they fail."""
 
@@ -76,253 +50,21 @@ class Hooks:
     after_promote: Callable[[str, int], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class World:
-    """Where the group is reached; the callables connect."""
-
-    node: Callable[[str], PromotionNode]
-    system: Callable[[str], SystemFacts]
-    log: PromotionLog
-    topic: LogTopic
-    writer: Callable[[int], LogWriter]
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedStep:
-    """One line of the plan: what will be done where."""
-
-    name: str
-    where: str
-    what: str
-
-
-@dataclass
-class Situation:
-    """What there is before anything is done. `problems` keep the promotion from starting."""
-
-    tail: LogTail
-    follower: str
-    states: dict[str, NodeState]
-    unreachable: dict[str, str]
-    mode: str
-    problems: list[str] = field(default_factory=list)
-    record: PromotionRecord | None = None
-    """The promotion to go on with."""
-
-    @property
-    def old_leader(self) -> str:
-        return self.record.old_leader if self.record else self.tail.leader
-
-    @property
-    def epoch(self) -> int:
-        return self.record.epoch if self.record else self.tail.epoch + 1
-
-
 class Promotion:
-    """One run of the runbook. `close` it: it holds a lock on every node that it reaches."""
+    """One run of the runbook, with the nodes that the survey has locked."""
 
-    def __init__(
-        self,
-        settings: PromoteSettings,
-        options: PromoteOptions,
-        world: World,
-        hooks: Hooks,
-        tell: Callable[[str], None],
-    ) -> None:
+    def __init__(self, survey: Survey, hooks: Hooks, tell: Callable[[str], None]) -> None:
         """`tell` gets a line a step."""
-        self._settings = settings
-        self._options = options
-        self._world = world
+        self._survey = survey
+        self._settings = survey.settings
+        self._world = survey.world
+        self._nodes = survey.nodes
         self._hooks = hooks
         self._tell = tell
-        self._cleanup = ExitStack()
-        self._nodes: dict[str, PromotionNode] = {}
-        self._unreachable: dict[str, str] = {}
-        self._known_tail: LogTail | None = None
         self._not_before: int | None = None
         """An offset before which the new epoch has certainly not begun."""
         self._steps: list[StepReport] = []
         self._remaining: list[str] = []
-
-    def close(self) -> None:
-        self._cleanup.close()
-
-    @property
-    def _depth(self) -> int:
-        """How many bytes of the log may lie between an `epoch` record and what an older leader writes after it."""
-        return self._settings.depth_bytes
-
-    # looking
-
-    def look(self, follower: str | None, *, lock: bool) -> Situation:
-        """Who leads, how far everybody is, and what speaks against it. Raises FencedError when `lock` is wanted and
-        another promotion holds one."""
-        self._connect(lock)
-        tail = self._tail()  # after the locks: whoever held one may have begun an epoch
-        states = {name: node.state() for name, node in self._nodes.items()}
-        chosen = follower or self._newest(tail, states)
-        record = self._under_way(tail, states[chosen].promotion if chosen in states else None)
-        mode = record.mode if record else PLANNED if tail.leader in states else EMERGENCY
-        situation = Situation(tail, chosen, states, dict(self._unreachable), mode, record=record)
-        if not self.leads_already(situation):
-            situation.problems = self._problems(situation)
-        return situation
-
-    def _under_way(self, tail: LogTail, record: PromotionRecord | None) -> PromotionRecord | None:
-        """The promotion to go on with. A planned one goes on without its leader when that is said to be dead."""
-        if record is None or record.outcome is not None or record.epoch < tail.epoch:
-            return None
-        reason = self._options.leader_is_dead
-        if record.mode == PLANNED and reason and record.old_leader in self._unreachable and tail.epoch < record.epoch:
-            return replace(record, mode=EMERGENCY, report={**record.report, "reason": reason})
-        return record
-
-    def _tail(self) -> LogTail:
-        """Looked for deep once; from then on only what came after it can say otherwise."""
-        known, log = self._known_tail, self._world.log
-        tail = log.read_tail(back_to=known.next_offset - 1) if known else log.read_tail(depth_bytes=self._depth)
-        if tail is None or not tail.leader:
-            raise LogError("the log does not say who leads", "run: cdc init", f"topic {self._settings.topic}")
-        self._known_tail = known if known is not None and tail.epoch < known.epoch else tail
-        return self._known_tail
-
-    def _end(self) -> LogTail:
-        """Like `_tail`, for waiting: cheap, and right as long as a single node writes."""
-        tail = self._world.log.read_tail()
-        assert tail is not None
-        return tail
-
-    def _connect(self, lock: bool) -> None:
-        for name in sorted(self._settings.nodes):
-            if name in self._nodes:
-                continue
-            try:
-                node = self._world.node(name)
-            except (RetryableError, CheckError) as error:
-                self._unreachable[name] = str(error)
-                continue
-            self._cleanup.enter_context(closing(node))
-            if lock:
-                node.take_lock(self._options.who)
-            self._nodes[name] = node
-
-    def _newest(self, tail: LogTail, states: dict[str, NodeState]) -> str:
-        """The follower to propose: the one that is furthest, by name among equals."""
-        found = [
-            (state.position.epoch, state.position.commit_lsn, name)
-            for name, state in sorted(states.items(), reverse=True)
-            if name != tail.leader and state.position is not None
-        ]
-        if not found:
-            raise CheckError("no follower can be reached", "start one, or bootstrap one", self._settings.group)
-        return max(found)[2]
-
-    def leads_already(self, situation: Situation) -> bool:
-        """Whether there is nothing to do."""
-        follower = situation.follower
-        return situation.tail.leader == follower and situation.record is None and follower in situation.states
-
-    def _problems(self, situation: Situation) -> list[str]:
-        """What must be different before anything is done, each with its remedy."""
-        follower, tail = situation.follower, situation.tail
-        if follower in situation.unreachable:
-            return [f"{follower} cannot be reached: {situation.unreachable[follower]}"]
-        problems = []
-        state = situation.states[follower]
-        if state.position is None:
-            return [f"{follower} is no follower of this group: cdc bootstrap --follower {follower}"]
-        end = self._end()  # asked after the follower: both move
-        if state.position.epoch == end.epoch and state.position.commit_lsn > end.commit_lsn:
-            problems.append(
-                f"{follower} is at {state.position.commit_lsn}, past the end of the log ({end.commit_lsn}): if capture "
-                "runs and it stays so, it holds what no other node has; bootstrap it anew"
-            )
-        try:
-            check_leader(self._nodes[follower].leader_facts(), None, follower)
-            self._world.system(follower)  # over a connection as capture's will be
-            check_tables(self._nodes[follower].candidates(self._settings.tables), self._settings.tables, follower)
-        except CheckError as error:
-            problems.append(str(error))
-        database = self._nodes[follower].foreign_slot(self._settings.slot)
-        if database is not None:
-            problems.append(
-                f"the server of {follower} has a slot {self._settings.slot} of the database {database}: nodes of a "
-                "group need servers of their own"
-            )
-        if tail.leader != follower and (state.identity is not None or state.position.leader == follower):
-            problems.append(f"{follower} led, or was to lead, an epoch that is over: cdc rejoin --node {follower}")
-        elif not state.applier_runs and not (situation.record and tail.epoch == situation.record.epoch):
-            problems.append(f"no applier runs for {follower}: cdc apply --follower {follower}")
-        if state.diverged_since and not self._options.force:
-            problems.append(
-                f"{follower} is diverged since {state.diverged_since}: a transaction was left out of it; promote "
-                "another one, or say --force"
-            )
-        problems += self._problems_of_the_leader(situation)
-        if tail.epoch < situation.epoch:  # afterwards the others apply what the new leader writes
-            problems += self._others_ahead(situation)
-        return problems
-
-    def _problems_of_the_leader(self, situation: Situation) -> list[str]:
-        old, tail = situation.old_leader, situation.tail
-        if situation.mode == PLANNED and old in situation.states:
-            identity = situation.states[old].identity
-            if situation.record is None and (identity is None or identity.epoch < tail.epoch):
-                return [f"{old} is to lead epoch {tail.epoch} and is not open yet: cdc promote --follower {old}"]
-            if tail.epoch < situation.epoch and not situation.states[old].slot_active:
-                return [f"no capture streams from {old}: start cdc capture, or nothing of it gets into the log"]
-            return []
-        if tail.epoch >= situation.epoch or self._options.leader_is_dead:
-            return []
-        why = situation.unreachable.get(old, "it is not in the configuration")
-        return [
-            f"{old} leads and cannot be closed for writes ({why}): see that it is dead, or that nobody can reach it, "
-            'and say so: --leader-is-dead "REASON"'
-        ]
-
-    def _others_ahead(self, situation: Situation) -> list[str]:
-        own = self._nodes[situation.follower].position()  # asked after the others: they all move
-        return [
-            f"{name} is ahead of {situation.follower} ({state.position.commit_lsn}, {own.commit_lsn}): let it catch "
-            f"up, promote {name}, or say --force"
-            for name, state in situation.states.items()
-            if name not in (situation.follower, situation.old_leader)
-            and state.position is not None
-            and (state.position.epoch, state.position.commit_lsn) > (own.epoch, own.commit_lsn)
-            and not self._options.force
-        ]
-
-    def at_risk(self, situation: Situation) -> str:
-        """In words: what would be lost if it began now."""
-        return loss(situation.mode, situation.old_leader, _facts_of(situation.tail), time.time())
-
-    def plan(self, situation: Situation) -> list[PlannedStep]:
-        """What `run` would do, in its order."""
-        follower, old, topic = situation.follower, situation.old_leader, self._settings.topic
-        steps = [PlannedStep("begin", follower, "INSERT INTO cdc.promotion; a runbook record into the log")]
-        if situation.mode == PLANNED:
-            steps += [
-                PlannedStep("fence", old, "ALTER DATABASE ... SET default_transaction_read_only = on; on each "
-                            "published table CREATE OR REPLACE TRIGGER cdc_read_only, which waits for open writers for "
-                            f"{self._options.grace_seconds:g} s and then ends them"),
-                PlannedStep("publish", topic, f"wait until everything that {old} committed is in the log"),
-            ]  # fmt: skip
-        steps += [
-            PlannedStep("epoch", topic, f"write the record that begins epoch {situation.epoch}, led by {follower}"),
-            PlannedStep("drain", follower, "wait until it has applied everything before that record"),
-            PlannedStep("sequences", follower, "setval(...) for every sequence"),
-            PlannedStep("slot", follower, f"CREATE PUBLICATION {self._settings.slot}; "
-                        f"pg_create_logical_replication_slot('{self._settings.slot}', 'pgoutput')"),
-            PlannedStep("open", follower, "in one transaction: INSERT INTO cdc.identity; ALTER TABLE ... DISABLE "
-                        "TRIGGER cdc_read_only; ALTER DATABASE ... RESET default_transaction_read_only"),
-        ]  # fmt: skip
-        if situation.mode == PLANNED:
-            steps.append(PlannedStep("demote", old, "make it a follower from the fence on: INSERT INTO cdc.position; "
-                                     "drop its slot, publication and identity"))  # fmt: skip
-        steps.append(PlannedStep("capture", follower, "see that capture streams from it"))
-        return steps
-
-    # doing
 
     def run(self, situation: Situation) -> PromotionReport:
         """All that is left of the steps. Raises CheckError with the first of the situation's problems, RetryableError
@@ -334,7 +76,7 @@ class Promotion:
         follower = self._nodes[situation.follower]
         record = situation.record or self._begin(situation, follower)
         follower.note(record.promotion, {"mode": record.mode, "reason": record.report.get("reason")})
-        if self._tail().epoch < record.epoch:
+        if self._survey.tail().epoch < record.epoch:
             self._end_old_epoch(record, situation, follower)
         start = self._claimed(record, situation)
         self._drain(record, follower)
@@ -342,20 +84,23 @@ class Promotion:
         self._step("open", lambda: self._open(record, situation, follower))
         self._demote(record, situation)
         self._finish(record, situation, follower)
-        return self._report(record, situation, start)
+        report = self._report(record, situation, start)
+        follower.note(record.promotion, {REPORT: asdict(report)})
+        follower.end(record.promotion, DONE)
+        return report
 
     def abort(self) -> str:
         """Take back every promotion whose epoch has not begun; the line that says so. Raises FencedError when it has,
         CheckError when there is none, or when the leader that it may have closed cannot be reached."""
-        self._connect(lock=True)
-        tail = self._tail()
+        self._survey.connect(lock=True)
+        tail = self._survey.tail()
         states = {name: node.state() for name, node in self._nodes.items()}
         self._settle(tail, states)
         begun = {
             name: state.promotion
             for name, state in states.items()
             if state.promotion is not None and state.promotion.outcome is None
-            and not self._overtaken(tail, state.promotion)
+            and not self._survey.overtaken(tail, state.promotion)
         }  # fmt: skip
         fenced = {
             name: state.fence
@@ -370,9 +115,9 @@ class Promotion:
                 f"complete it: cdc promote --follower {tail.leader}",
                 self._settings.topic,
             )
-        if tail.leader in self._unreachable and any(record.mode == PLANNED for record in begun.values()):
+        if tail.leader in self._survey.unreachable and any(record.mode == PLANNED for record in begun.values()):
             raise CheckError(
-                f"it may be closed for writes, and cannot be reached: {self._unreachable[tail.leader]}",
+                f"it may be closed for writes, and cannot be reached: {self._survey.unreachable[tail.leader]}",
                 "repeat when it is back, or promote with --leader-is-dead",
                 tail.leader,
             )
@@ -389,14 +134,8 @@ class Promotion:
             record = state.promotion
             if record is None or record.outcome is not None or (keep and record.promotion == keep.promotion):
                 continue
-            if self._overtaken(tail, record):
+            if self._survey.overtaken(tail, record):
                 self._nodes[name].end(record.promotion, OVERTAKEN)
-
-    def _overtaken(self, tail: LogTail, record: PromotionRecord) -> bool:
-        if record.epoch != tail.epoch:
-            return record.epoch < tail.epoch
-        start = self._world.log.find_epoch(record.epoch, self._depth)
-        return start is None or start.promotion != record.promotion
 
     def _step(self, name: str, do: Callable[[], Any]) -> Any:
         self._tell(f"{name} ...")
@@ -413,13 +152,13 @@ class Promotion:
         deadline = time.monotonic() + _CATCH_UP_SECONDS
         while _may_pass(situation.problems) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS * 4)
-            situation = self.look(situation.follower, lock=True)
+            situation = self._survey.look(situation.follower, lock=True)
         return situation
 
     def _begin(self, situation: Situation, follower: PromotionNode) -> PromotionRecord:
         record = PromotionRecord(
-            uuid.uuid4().hex[:12], situation.epoch, situation.old_leader, situation.mode, self._options.who,
-            time.time(), None, {"reason": self._options.leader_is_dead},
+            uuid.uuid4().hex[:12], situation.epoch, situation.old_leader, situation.mode, self._survey.options.who,
+            time.time(), None, {"reason": self._survey.options.leader_is_dead},
         )  # fmt: skip
         at = situation.tail.high_watermark
 
@@ -428,7 +167,7 @@ class Promotion:
             self._write([self._envelope(situation.tail.epoch).runbook(self._facts(record, "begin"))])
             if record.mode == PLANNED:
                 self._wait(
-                    lambda: self._end().next_offset > at + 1,
+                    lambda: self._survey.end().next_offset > at + 1,
                     "capture does not go on in the log", f"see the log of cdc capture for {record.old_leader}",
                 )  # fmt: skip
             return f"promotion {record.promotion}, {record.mode}, epoch {record.epoch}"
@@ -455,7 +194,7 @@ class Promotion:
     def _fence(self, record: PromotionRecord, old: PromotionNode, follower: PromotionNode) -> Lsn:
         if "fence_began_at" not in self._noted(follower):
             follower.note(record.promotion, {"fence_began_at": time.time()})
-        return old.fence(record.promotion, old.published(self._settings.slot), self._options.grace_seconds)
+        return old.fence(record.promotion, old.published(self._settings.slot), self._survey.options.grace_seconds)
 
     def _published(self, fence_lsn: Lsn) -> str:
         tail = self._wait(
@@ -466,11 +205,11 @@ class Promotion:
         return f"the log holds all up to {tail.end_lsn}"
 
     def _reaches(self, fence_lsn: Lsn) -> LogTail | None:
-        tail = self._end()
+        tail = self._survey.end()
         return tail if tail.end_lsn > fence_lsn else None
 
     def _write_epoch(self, record: PromotionRecord, situation: Situation, follower: PromotionNode) -> str:
-        tail = self._tail()
+        tail = self._survey.tail()
         if tail.epoch >= record.epoch:
             return f"the log is in epoch {tail.epoch}"
         self._not_before = tail.high_watermark
@@ -486,13 +225,13 @@ class Promotion:
         envelope.begin(0, start - 1, tail.commit_lsn, _now_us(), _now_us())
         why = {"promotion": record.promotion, "by": record.started_by, "reason": record.report.get("reason")}
         written = envelope.epoch(follower.name, system.system_id, system.timeline, self._settings.slot, tail.epoch, why)
-        follower.note(record.promotion, {"old_end": _facts_of(tail)})
+        follower.note(record.promotion, {"old_end": facts_of(tail)})
         self._write([finished(written, start)])
         return f"epoch {record.epoch} begins after {tail.commit_lsn}"
 
     def _claimed(self, record: PromotionRecord, situation: Situation) -> EpochStart:
         """Where our epoch begins. Of two promotions at the same time, the log took one."""
-        start = self._world.log.find_epoch(record.epoch, self._depth, self._not_before)
+        start = self._world.log.find_epoch(record.epoch, self._settings.depth_bytes, self._not_before)
         if start is None or start.promotion != record.promotion:
             leader = start.leader if start else "another node"
             self._nodes[situation.follower].end(record.promotion, OVERTAKEN)
@@ -532,7 +271,7 @@ class Promotion:
         """The log says first that nothing was published between its epoch record and the slot's beginning."""
         follower.publish(self._settings.slot, self._settings.tables)
         start = follower.make_slot(self._settings.slot)
-        tail = self._tail()
+        tail = self._survey.tail()
         if (tail.epoch, tail.leader) != (record.epoch, follower.name):
             raise FencedError(
                 f"the log is in epoch {tail.epoch}, led by {tail.leader}", "see cdc status", follower.name
@@ -587,7 +326,7 @@ class Promotion:
         if state.identity is None:
             # Its identity and its first write would have come with one transaction, so it took none.
             return state.position if state.position is not None and state.position.leader == name else None
-        start = self._world.log.find_epoch(state.identity.epoch + 1, self._depth)
+        start = self._world.log.find_epoch(state.identity.epoch + 1, self._settings.depth_bytes)
         fence = state.fence
         if start is None or fence is None or fence.fence_lsn is None or fence.promotion != start.promotion:
             return _UNKNOWN
@@ -608,6 +347,11 @@ class Promotion:
             return "capture streams from the new leader"
 
         self._step("capture", streams)
+        if not follower.takes_writes():
+            self._remaining.append(
+                f"new sessions of {follower.name} are still read-only: take default_transaction_read_only out of its "
+                "configuration (postgresql.conf, ALTER SYSTEM, ALTER ROLE)"
+            )
         if self._hooks.after_promote is not None:
             try:
                 self._hooks.after_promote(follower.name, record.epoch)
@@ -616,7 +360,6 @@ class Promotion:
         self._remaining.append(
             "point applications at the new leader (DNS, pooler), unless their libpq looks for it itself"
         )
-        follower.end(record.promotion, DONE)
 
     # reporting
 
@@ -695,15 +438,6 @@ def _in_epoch(position: Position, epoch: int) -> Position | None:
 def _closed_by(state: NodeState, record: PromotionRecord) -> bool:
     fence = state.fence
     return fence is not None and fence.promotion == record.promotion and fence.fence_lsn is not None
-
-
-def _facts_of(tail: LogTail) -> dict[str, Any]:
-    return {
-        "epoch": tail.epoch,
-        "commit_lsn": int(tail.commit_lsn),
-        "committed_at_us": tail.committed_at_us,
-        "leader": tail.leader,
-    }
 
 
 def _node_report(name: str, state: NodeState) -> NodeReport:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from cdc.promotion_ports import PromotionRecord
 from cdc.protocol.lsn import Lsn
 
 
@@ -47,6 +50,17 @@ class PromotionReport:
     unreachable: dict[str, str]
     steps: list[StepReport]
     remaining: list[str]
+
+
+REPORT = "final"
+"""Where the record of a promotion on its node holds the report."""
+
+
+def last_report(record: PromotionRecord | None, epoch: int) -> PromotionReport | None:
+    """Of the promotion that began `epoch`, for whoever did not see it end; None when `record` is of another one."""
+    if record is None or record.epoch != epoch or REPORT not in record.report:
+        return None
+    return TypeAdapter(PromotionReport).validate_python(record.report[REPORT])
 
 
 def loss(mode: str, old_leader: str, old_end: Mapping[str, Any], at: float) -> str:

@@ -14,7 +14,7 @@ from cdc.promotion_ports import STALE
 from cdc.protocol.lsn import Lsn
 from connectors.postgres import identity as identities
 from connectors.postgres import publication as publications
-from connectors.postgres import slots
+from connectors.postgres import sequences, slots
 from connectors.postgres.connection import connect, translated
 from connectors.postgres.replication import ReplicationStream
 
@@ -27,11 +27,6 @@ _FACTS = """
            (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
            has_database_privilege(current_database(), 'CREATE')
 """
-_SEQUENCES = """
-    SELECT schemaname, sequencename, last_value FROM pg_catalog.pg_sequences
-    WHERE last_value IS NOT NULL AND schemaname !~ '^pg_' AND schemaname <> 'cdc'
-"""
-"""NULL where nothing was taken yet, or where the role may not look."""
 _LAST_BUILT_IN_OID = 16383
 
 
@@ -88,8 +83,7 @@ class Leader:
 
     def sequences(self) -> dict[TableId, int]:
         with translated(self._where):
-            rows = self._conn.execute(_SEQUENCES).fetchall()
-        return {TableId(schema, name): value for schema, name, value in rows}
+            return sequences.last_values(self._conn)
 
     def emit_message(self, prefix: str, content: bytes) -> None:
         with translated(self._where):

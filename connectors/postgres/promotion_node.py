@@ -59,6 +59,7 @@ class PostgresNode:
     def __init__(self, dsn: str, name: str, group: str, log_name: str) -> None:
         """Connects. Raises CheckError when the server refuses us, RetryableError when it is not there."""
         self.name = name
+        self._dsn = dsn
         self._group = group
         self._log = log_name
         with translated(name):
@@ -195,8 +196,7 @@ class PostgresNode:
 
     def sequences(self) -> dict[TableId, int]:
         with translated(self.name):
-            found = sequences.sequences(self._conn)
-        return {sequence.name: sequence.last_value for sequence in found if sequence.last_value is not None}
+            return sequences.last_values(self._conn)
 
     def follow(self, position: Position, slot: str, repair: Callable[[psycopg.Connection], int] = lambda _: 0) -> int:
         """`repair` runs in the same transaction, which then says what it says."""
@@ -309,3 +309,10 @@ class PostgresNode:
             store_identity(self._conn, identity, self.name)
             fence.open_for_writes(self._conn)
             self.note(promotion, {"opened_at": time.time()})
+
+    def takes_writes(self) -> bool:
+        with (
+            translated(self.name),
+            psycopg.connect(self._dsn, connect_timeout=_CONNECT_SECONDS, application_name="cdc promote") as session,
+        ):
+            return session.execute("SHOW default_transaction_read_only").fetchone() == ("off",)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql
@@ -12,7 +13,8 @@ from cdc.events.table import TableId
 
 _SEQUENCES = """
 SELECT n.nspname, c.relname, s.seqincrement, s.seqmin, s.seqmax, tn.nspname, tc.relname, a.attname,
-       pg_sequence_last_value(s.seqrelid)
+       CASE WHEN has_sequence_privilege(c.oid, 'SELECT, USAGE') THEN pg_sequence_last_value(c.oid) END,
+       s.seqstart, has_sequence_privilege(c.oid, 'SELECT')
 FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
     AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
@@ -21,11 +23,14 @@ LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
     AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
 WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'cdc')
 """
+_AT_ONCE = 500
+"""So many sequences in one query: each takes a lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A sequence of this node, the column that owns it if one does, and its last value here if it was used."""
+    """A sequence of this node, the column that owns it if one does, and the value before its next one here; None for
+    one that was neither used nor moved, or that the role may not read."""
 
     name: TableId
     increment: int
@@ -51,11 +56,38 @@ class Sequence:
 
 def sequences(connection: psycopg.Connection) -> list[Sequence]:
     """All of the database, but those of system schemas and ours."""
-    found = []
+    found, moved = [], {}
     for row in connection.execute(_SEQUENCES).fetchall():
-        schema, name, increment, minimum, maximum, table_schema, table, column, last_value = row
+        schema, name, increment, minimum, maximum, table_schema, table, column, last_value, start, readable = row
         owner = TableId(table_schema, table) if table is not None else None
-        found.append(Sequence(TableId(schema, name), increment, minimum, maximum, owner, column, last_value))
+        sequence = Sequence(TableId(schema, name), increment, minimum, maximum, owner, column, last_value)
+        found.append(sequence)
+        if last_value is None and readable:
+            moved[sequence.name] = (sequence, start)
+    waiting = _set_without_use(connection, list(moved.values()))
+    return [replace(sequence, last_value=waiting.get(sequence.name, sequence.last_value)) for sequence in found]
+
+
+def last_values(connection: psycopg.Connection) -> dict[TableId, int]:
+    """What is known of each sequence: where it goes on."""
+    return {each.name: each.last_value for each in sequences(connection) if each.last_value is not None}
+
+
+def _set_without_use(connection: psycopg.Connection, unused: list[tuple[Sequence, int]]) -> dict[TableId, int]:
+    """Of sequences that say no last value, those that RESTART WITH or setval(..., false) moved off their start."""
+    found = {}
+    for first in range(0, len(unused), _AT_ONCE):
+        some = unused[first : first + _AT_ONCE]
+        query = sql.SQL(" UNION ALL ").join(
+            sql.SQL("SELECT {}::int, last_value FROM {}").format(number, sql.Identifier(*sequence.name))
+            for number, (sequence, _) in enumerate(some)
+        )
+        with suppress(psycopg.errors.UndefinedTable):  # dropped meanwhile; the others are seen the next time
+            for number, next_value in connection.execute(query).fetchall():
+                sequence, start = some[number]
+                if next_value != start:
+                    before = next_value - sequence.increment
+                    found[sequence.name] = before if abs(before) < 2**63 else next_value
     return found
 
 
@@ -67,10 +99,12 @@ def set_at_least(connection: psycopg.Connection, told: Mapping[TableId, int], ma
         base = sequence.further(told.get(sequence.name), _furthest_in_column(connection, sequence))
         if base is None:
             continue
-        base = min(max(base, sequence.minimum), sequence.maximum)
         wanted = sequence.further(sequence.ahead(base, margin), sequence.last_value)
+        assert wanted is not None
+        within = min(max(wanted, sequence.minimum), sequence.maximum)
         name = sql.Identifier(*sequence.name).as_string(None)
-        connection.execute("SELECT setval(%s::regclass, %s, true)", (name, wanted))
+        # Before the first value: that one is the next.
+        connection.execute("SELECT setval(%s::regclass, %s, %s)", (name, within, within == wanted))
         count += 1
     return count
 

@@ -1,0 +1,63 @@
+"""Where the new leader's sequences go on: where those of the old leader would have."""
+
+from __future__ import annotations
+
+import psycopg
+
+from tests.fixtures.pipeline import Pipelines
+from tests.support.pipeline import FOLLOWER, LEADER, rows_of, run_sql
+from tests.support.promotion import IN_SPITE_OF_DEFAULTS, promote
+
+LEAST, MOST = -(2**63), 2**63 - 1
+SEQUENCES = {
+    "unused": [],
+    "used": ["SELECT nextval('used') FROM generate_series(1, 7)"],
+    "starts_high": [],
+    "moved_on": ["ALTER SEQUENCE moved_on RESTART WITH 500000"],
+    "moved_after_use": ["SELECT nextval('moved_after_use')", "SELECT setval('moved_after_use', 70000, false)"],
+    "moved_down": ["SELECT setval('moved_down', -900, false)"],
+    "at_its_first": ["SELECT nextval('at_its_first')", "ALTER SEQUENCE at_its_first RESTART WITH 10"],
+    "at_its_end": [f"SELECT setval('at_its_end', {LEAST}, false)"],
+}
+KINDS = {
+    "starts_high": "START 7000 INCREMENT 5",
+    "moved_down": "INCREMENT -3",
+    "at_its_first": "MINVALUE 10 START 20",
+    "at_its_end": f"MINVALUE {LEAST} START 1",
+}
+EXPECTED = {
+    "unused": 1, "used": 8, "starts_high": 7000, "moved_on": 500000, "moved_after_use": 70000, "moved_down": -900,
+    "at_its_first": 10,
+    "at_its_end": LEAST + 1,  # what comes before the least bigint is none: one value is left out
+}  # fmt: skip
+
+
+def test_sequences_go_on_at_a_switchover_also_those_that_were_moved_without_being_used(pipelines: Pipelines):
+    # Given sequences that were used, restarted or set, in both directions and at their bounds, after the bootstrap.
+    created = [f"CREATE SEQUENCE {name} {KINDS.get(name, '')}" for name in SEQUENCES]
+    pipeline = pipelines.new("CREATE TABLE t (id int PRIMARY KEY)", *created).init().bootstrap().start()
+    pipeline.start_apply(LEADER)
+    for statements in SEQUENCES.values():
+        pipeline.execute(*statements)
+    pipeline.execute("INSERT INTO t VALUES (1)")
+    pipeline.catch_up()
+    follower = pipeline.nodes[FOLLOWER]
+    database = rows_of(follower, "SELECT current_database()")[0][0]
+    role = rows_of(follower, "SELECT current_user")[0][0]
+    run_sql(
+        follower,
+        "SET default_transaction_read_only = off",
+        f'ALTER ROLE "{role}" IN DATABASE "{database}" SET default_transaction_read_only = on',
+    )
+
+    # When the follower becomes the leader, then each goes on where the old leader's would have.
+    report = promote(pipeline, FOLLOWER)
+    query = ", ".join(f"nextval('{name}')" for name in SEQUENCES)
+    with psycopg.connect(follower, options=IN_SPITE_OF_DEFAULTS) as session:
+        values = session.execute(f"SELECT {query}").fetchall()[0]
+    assert dict(zip(SEQUENCES, values, strict=True)) == EXPECTED
+
+    # And what is left to do says that its sessions are read-only for another reason than ours.
+    assert any("ALTER ROLE" in todo for todo in report["remaining"]), report["remaining"]
+    # And who did not see the end is told the same again.
+    assert promote(pipeline, FOLLOWER) == report
