@@ -12,9 +12,9 @@ from psycopg import sql
 from cdc.events.table import TableId
 
 _SEQUENCES = """
-SELECT n.nspname, c.relname, s.seqincrement, s.seqmin, s.seqmax, tn.nspname, tc.relname, a.attname,
+SELECT n.nspname, c.relname, s.seqstart, s.seqincrement, s.seqmin, s.seqmax, tn.nspname, tc.relname, a.attname,
        CASE WHEN has_sequence_privilege(c.oid, 'SELECT, USAGE') THEN pg_sequence_last_value(c.oid) END,
-       s.seqstart, has_sequence_privilege(c.oid, 'SELECT')
+       has_sequence_privilege(c.oid, 'SELECT')
 FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
     AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
@@ -33,6 +33,7 @@ class Sequence:
     one that was neither used nor moved, or that the role may not read."""
 
     name: TableId
+    start: int
     increment: int
     minimum: int
     maximum: int
@@ -56,16 +57,16 @@ class Sequence:
 
 def sequences(connection: psycopg.Connection) -> list[Sequence]:
     """All of the database, but those of system schemas and ours."""
-    found, moved = [], {}
+    found, unused = [], []
     for row in connection.execute(_SEQUENCES).fetchall():
-        schema, name, increment, minimum, maximum, table_schema, table, column, last_value, start, readable = row
-        owner = TableId(table_schema, table) if table is not None else None
-        sequence = Sequence(TableId(schema, name), increment, minimum, maximum, owner, column, last_value)
+        schema, name, start, increment, minimum, maximum, owner_schema, owner, column, last_value, readable = row
+        table = TableId(owner_schema, owner) if owner is not None else None
+        sequence = Sequence(TableId(schema, name), start, increment, minimum, maximum, table, column, last_value)
         found.append(sequence)
         if last_value is None and readable:
-            moved[sequence.name] = (sequence, start)
-    waiting = _set_without_use(connection, list(moved.values()))
-    return [replace(sequence, last_value=waiting.get(sequence.name, sequence.last_value)) for sequence in found]
+            unused.append(sequence)
+    moved = _set_without_use(connection, unused)
+    return [replace(sequence, last_value=moved.get(sequence.name, sequence.last_value)) for sequence in found]
 
 
 def last_values(connection: psycopg.Connection) -> dict[TableId, int]:
@@ -73,19 +74,19 @@ def last_values(connection: psycopg.Connection) -> dict[TableId, int]:
     return {each.name: each.last_value for each in sequences(connection) if each.last_value is not None}
 
 
-def _set_without_use(connection: psycopg.Connection, unused: list[tuple[Sequence, int]]) -> dict[TableId, int]:
+def _set_without_use(connection: psycopg.Connection, unused: list[Sequence]) -> dict[TableId, int]:
     """Of sequences that say no last value, those that RESTART WITH or setval(..., false) moved off their start."""
     found = {}
     for first in range(0, len(unused), _AT_ONCE):
         some = unused[first : first + _AT_ONCE]
         query = sql.SQL(" UNION ALL ").join(
             sql.SQL("SELECT {}::int, last_value FROM {}").format(number, sql.Identifier(*sequence.name))
-            for number, (sequence, _) in enumerate(some)
+            for number, sequence in enumerate(some)
         )
         with suppress(psycopg.errors.UndefinedTable):  # dropped meanwhile; the others are seen the next time
             for number, next_value in connection.execute(query).fetchall():
-                sequence, start = some[number]
-                if next_value != start:
+                sequence = some[number]
+                if next_value != sequence.start:
                     before = next_value - sequence.increment
                     found[sequence.name] = before if abs(before) < 2**63 else next_value
     return found
@@ -93,12 +94,15 @@ def _set_without_use(connection: psycopg.Connection, unused: list[tuple[Sequence
 
 def set_at_least(connection: psycopg.Connection, told: Mapping[TableId, int], margin: int) -> int:
     """Every sequence to what was told, or to what its column holds if that is further, and `margin` further; none goes
-    back. How many are known and so were seen to."""
+    back. One of which nothing is known may have been used since it was asked for: with a `margin` it is taken to be at
+    its start, without one it is left alone. How many were seen to."""
     count = 0
     for sequence in sequences(connection):
         base = sequence.further(told.get(sequence.name), _furthest_in_column(connection, sequence))
         if base is None:
-            continue
+            if not margin:
+                continue
+            base = sequence.start - sequence.increment
         wanted = sequence.further(sequence.ahead(base, margin), sequence.last_value)
         assert wanted is not None
         within = min(max(wanted, sequence.minimum), sequence.maximum)

@@ -16,7 +16,7 @@ BIGINT = 2**63 - 1
 
 
 def sequence(increment: int, minimum: int, maximum: int) -> Sequence:
-    return Sequence(TableId("public", "s"), increment, minimum, maximum, None, None, None)
+    return Sequence(TableId("public", "s"), minimum, increment, minimum, maximum, None, None, None)
 
 
 increments = st.integers(-1000, 1000).filter(bool)
