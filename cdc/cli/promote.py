@@ -135,7 +135,9 @@ def _show_plan(survey: Survey, situation: Situation, asked: str | None) -> None:
     if asked is None:
         console.print(f"Nothing was done. To do it: cdc promote --follower {situation.follower}")
     if situation.problems:
-        raise CheckError(" / ".join(situation.problems), "remove the causes first", situation.follower)
+        raise CheckError(
+            " / ".join(problem.text for problem in situation.problems), "remove the causes first", situation.follower
+        )
 
 
 def _show_report(report: PromotionReport) -> None:

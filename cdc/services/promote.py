@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -38,7 +38,6 @@ _UNKNOWN = "unknown"
 _POLL_SECONDS = 0.05
 _PUBLISH_SECONDS = 15.0
 _CATCH_UP_SECONDS = 10.0
-_CATCHING_UP = (" is ahead of ", " past the end of the log ")
 _CAPTURE_SECONDS = 20.0
 
 
@@ -72,7 +71,7 @@ class Promotion:
         self._settle(situation.tail, situation.states, keep=situation.record)
         situation = self._let_catch_up(situation)
         if situation.problems:
-            raise CheckError(situation.problems[0], "see cdc promote --dry-run for all of it", situation.follower)
+            raise CheckError(situation.problems[0].text, "see cdc promote --dry-run for all of it", situation.follower)
         follower = self._nodes[situation.follower]
         record = situation.record or self._begin(situation, follower)
         follower.note(record.promotion, {"mode": record.mode, "reason": record.report.get("reason")})
@@ -148,9 +147,13 @@ class Promotion:
         return found
 
     def _let_catch_up(self, situation: Situation) -> Situation:
-        """A follower that is a moment behind another one need not stay so, nor a log that is behind a bootstrap."""
-        deadline = time.monotonic() + _CATCH_UP_SECONDS
-        while _may_pass(situation.problems) and time.monotonic() < deadline:
+        """A follower that is a moment behind another one need not stay so, nor a log that is behind a bootstrap, nor
+        need daemons that are starting."""
+        deadline, told = time.monotonic() + _CATCH_UP_SECONDS, False
+        while situation.problems and all(p.may_pass for p in situation.problems) and time.monotonic() < deadline:
+            if not told:
+                self._tell(f"waiting for up to {_CATCH_UP_SECONDS:g} s: {situation.problems[0].text}")
+                told = True
             time.sleep(_POLL_SECONDS * 4)
             situation = self._survey.look(situation.follower, lock=True)
         return situation
@@ -424,11 +427,6 @@ class Promotion:
                 )
             time.sleep(_POLL_SECONDS)
         return found
-
-
-def _may_pass(problems: Sequence[str]) -> bool:
-    """Whether there are problems, and all of them are such that are gone when somebody has caught up."""
-    return bool(problems) and all(any(text in problem for text in _CATCHING_UP) for problem in problems)
 
 
 def _in_epoch(position: Position, epoch: int) -> Position | None:

@@ -64,6 +64,15 @@ class PlannedStep:
     what: str
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What keeps a promotion from starting, with its remedy. Some pass: of daemons that were just started, or nodes
+    that are a moment behind."""
+
+    text: str
+    may_pass: bool = False
+
+
 @dataclass
 class Situation:
     """What there is before anything is done. `problems` keep the promotion from starting."""
@@ -73,7 +82,7 @@ class Situation:
     states: dict[str, NodeState]
     unreachable: dict[str, str]
     mode: str
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     record: PromotionRecord | None = None
     """The promotion to go on with."""
 
@@ -169,69 +178,90 @@ class Survey:
         follower = situation.follower
         return situation.tail.leader == follower and situation.record is None and follower in situation.states
 
-    def _problems(self, situation: Situation) -> list[str]:
+    def _problems(self, situation: Situation) -> list[Problem]:
         """What must be different before anything is done, each with its remedy."""
         follower, tail = situation.follower, situation.tail
         if follower in situation.unreachable:
-            return [f"{follower} cannot be reached: {situation.unreachable[follower]}"]
-        problems = []
+            return [Problem(f"{follower} cannot be reached: {situation.unreachable[follower]}")]
+        problems: list[Problem] = []
         state = situation.states[follower]
         if state.position is None:
-            return [f"{follower} is no follower of this group: cdc bootstrap --follower {follower}"]
+            return [Problem(f"{follower} is no follower of this group: cdc bootstrap --follower {follower}")]
         end = self.end()  # asked after the follower: both move
         if state.position.epoch == end.epoch and state.position.commit_lsn > end.commit_lsn:
             problems.append(
-                f"{follower} is at {state.position.commit_lsn}, past the end of the log ({end.commit_lsn}): if capture "
-                "runs and it stays so, it holds what no other node has; bootstrap it anew"
+                Problem(
+                    f"{follower} is at {state.position.commit_lsn}, past the end of the log ({end.commit_lsn}): if "
+                    "capture runs and it stays so, it holds what no other node has; bootstrap it anew",
+                    may_pass=True,
+                )
             )
         try:
             check_leader(self.nodes[follower].leader_facts(), None, follower)
             self.world.system(follower)  # over a connection as capture's will be
             check_tables(self.nodes[follower].candidates(self.settings.tables), self.settings.tables, follower)
         except CheckError as error:
-            problems.append(str(error))
+            problems.append(Problem(str(error)))
         database = self.nodes[follower].foreign_slot(self.settings.slot)
         if database is not None:
             problems.append(
-                f"the server of {follower} has a slot {self.settings.slot} of the database {database}: nodes of a "
-                "group need servers of their own"
+                Problem(
+                    f"the server of {follower} has a slot {self.settings.slot} of the database {database}: nodes of a "
+                    "group need servers of their own"
+                )
             )
         if tail.leader != follower and (state.identity is not None or state.position.leader == follower):
-            problems.append(f"{follower} led, or was to lead, an epoch that is over: cdc rejoin --node {follower}")
+            problems.append(
+                Problem(f"{follower} led, or was to lead, an epoch that is over: cdc rejoin --node {follower}")
+            )
         elif not state.applier_runs and not (situation.record and tail.epoch == situation.record.epoch):
-            problems.append(f"no applier runs for {follower}: cdc apply --follower {follower}")
+            problems.append(Problem(f"no applier runs for {follower}: cdc apply --follower {follower}", may_pass=True))
         if state.diverged_since and not self.options.force:
             problems.append(
-                f"{follower} is diverged since {state.diverged_since}: a transaction was left out of it; promote "
-                "another one, or say --force"
+                Problem(
+                    f"{follower} is diverged since {state.diverged_since}: a transaction was left out of it; promote "
+                    "another one, or say --force"
+                )
             )
         problems += self._problems_of_the_leader(situation)
         if tail.epoch < situation.epoch:  # afterwards the others apply what the new leader writes
             problems += self._others_ahead(situation)
         return problems
 
-    def _problems_of_the_leader(self, situation: Situation) -> list[str]:
+    def _problems_of_the_leader(self, situation: Situation) -> list[Problem]:
         old, tail = situation.old_leader, situation.tail
         if situation.mode == PLANNED and old in situation.states:
             identity = situation.states[old].identity
             if situation.record is None and (identity is None or identity.epoch < tail.epoch):
-                return [f"{old} is to lead epoch {tail.epoch} and is not open yet: cdc promote --follower {old}"]
+                return [
+                    Problem(f"{old} is to lead epoch {tail.epoch} and is not open yet: cdc promote --follower {old}")
+                ]
             if tail.epoch < situation.epoch and not situation.states[old].slot_active:
-                return [f"no capture streams from {old}: start cdc capture, or nothing of it gets into the log"]
+                return [
+                    Problem(
+                        f"no capture streams from {old}: start cdc capture, or nothing of it gets into the log",
+                        may_pass=True,
+                    )
+                ]
             return []
         if tail.epoch >= situation.epoch or self.options.leader_is_dead:
             return []
         why = situation.unreachable.get(old, "it is not in the configuration")
         return [
-            f"{old} leads and cannot be closed for writes ({why}): see that it is dead, or that nobody can reach it, "
-            'and say so: --leader-is-dead "REASON"'
+            Problem(
+                f"{old} leads and cannot be closed for writes ({why}): see that it is dead, or that nobody can reach "
+                'it, and say so: --leader-is-dead "REASON"'
+            )
         ]
 
-    def _others_ahead(self, situation: Situation) -> list[str]:
+    def _others_ahead(self, situation: Situation) -> list[Problem]:
         own = self.nodes[situation.follower].position()  # asked after the others: they all move
         return [
-            f"{name} is ahead of {situation.follower} ({state.position.commit_lsn}, {own.commit_lsn}): let it catch "
-            f"up, promote {name}, or say --force"
+            Problem(
+                f"{name} is ahead of {situation.follower} ({state.position.commit_lsn}, {own.commit_lsn}): let it "
+                f"catch up, promote {name}, or say --force",
+                may_pass=True,
+            )
             for name, state in situation.states.items()
             if name not in (situation.follower, situation.old_leader)
             and state.position is not None

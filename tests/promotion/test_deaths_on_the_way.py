@@ -51,6 +51,7 @@ class Stage:
         self.pipeline.catch_up()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_kafka_daemons_and_the_followers_server_die_during_switchovers(
     pipelines: Pipelines, own_postgres: OwnPostgres, own_kafka: Callable[[], KafkaServer]
@@ -163,6 +164,7 @@ def test_the_leader_hangs_while_it_is_to_be_closed(pipelines: Pipelines, own_pos
     assert takes_writes(pipeline.nodes[FOLLOWER])
 
 
+@pytest.mark.long
 def test_the_chosen_one_dies_for_good_and_another_one_is_chosen(pipelines: Pipelines, own_postgres: OwnPostgres):
     # Given three followers, and a switchover to one of them that dies when the log has named it.
     server = own_postgres()

@@ -36,9 +36,9 @@ def steps(*names: str, always: tuple[str, ...] = ()) -> list[Any]:
 
 PLANNED = steps(
     "begin", "fence", "publish", "epoch", "drain", "sequences", "slot", "open", "demote", "capture",
-    always=("fence", "epoch", "slot", "demote"),
+    always=("fence", "demote"),
 )  # fmt: skip
-EMERGENCY = steps("begin", "epoch", "drain", "sequences", "slot", "open", "capture", always=("epoch", "open"))
+EMERGENCY = steps("begin", "epoch", "drain", "sequences", "slot", "open", "capture", always=("epoch",))
 ON_THE_OTHER_VERSION = steps("fence", "slot", "demote")
 
 

@@ -47,6 +47,7 @@ def another_view(pipeline: Pipeline, folder: Path, leader: str, kafka: str) -> G
 @pytest.mark.parametrize(
     "bound", [pytest.param(True, id="bound"), pytest.param(False, id="unbound", marks=pytest.mark.long)]
 )
+@pytest.mark.long
 def test_what_it_takes_behind_a_cut_is_shown_by_nobody(
     pipelines: Pipelines, own_postgres: OwnPostgres, tmp_path: Path, bound: bool
 ):

@@ -58,6 +58,7 @@ def there_and_back_again(pipelines: Pipelines, version: int, rounds: int) -> Non
     assert_one_leader(pipeline, follower)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_three_times_there_and_back_nothing_is_lost(pipelines: Pipelines):
     there_and_back_again(pipelines, NEWEST, 3)

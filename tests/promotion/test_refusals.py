@@ -146,6 +146,7 @@ class TestRefusals:
             assert "no promotion is under way" in fails(pipeline, 3, "promote", "--abort")
 
 
+@pytest.mark.long
 class TestUnfit:
     """Groups of their own: what is wrong with the follower cannot be put right in between."""
 
@@ -201,6 +202,7 @@ class TestOpenTransactions:
         pipeline.assert_equal("public.")
         assert [step for _, step in runbook(pipeline)][-2:] == ["begin", "abort"]
 
+    @pytest.mark.long
     def test_a_prepared_transaction_is_named_and_its_leader_can_be_opened_again(
         self, pipelines: Pipelines, own_postgres: OwnPostgres
     ):
@@ -219,7 +221,10 @@ class TestOpenTransactions:
 
 
 class TestAbort:
-    @pytest.mark.parametrize("step", ["begin", "fence", "publish"])
+    @pytest.mark.parametrize(
+        "step",
+        [pytest.param("begin", marks=pytest.mark.long), "fence", pytest.param("publish", marks=pytest.mark.long)],
+    )
     def test_before_the_epoch_record_everything_goes_on(self, pipeline: Pipeline, step: str):
         with Clients({LEADER: pipeline.leader}) as clients:
             clients.transact(10)
@@ -243,6 +248,7 @@ class TestAbort:
         in_epoch(pipeline, 2, FOLLOWER)
         pipeline.close()
 
+    @pytest.mark.long
     def test_without_the_chosen_follower_the_leader_can_be_opened_again(
         self, pipelines: Pipelines, own_postgres: OwnPostgres
     ):

@@ -102,6 +102,7 @@ def test_its_tail_is_exported_and_its_rows_become_the_leaders(
     assert "nothing to do" in pipeline.run("rejoin", "--node", LEADER)
 
 
+@pytest.mark.long
 @pytest.mark.newest_first
 def test_without_a_tail_it_just_follows(pipelines: Pipelines, server: PostgresServer, postgres_version: int):
     pipeline = failed_over(pipelines, server, postgres_version)
@@ -138,6 +139,7 @@ def test_it_is_closed_for_writes_by_whoever_reads_the_log_beside_it(pipelines: P
     pipeline.assert_all_equal(FOLLOWER)
 
 
+@pytest.mark.long
 def test_without_its_slot_it_must_be_bootstrapped(pipelines: Pipelines, server: PostgresServer):
     pipeline = failed_over(pipelines, server, 18, *ONLY_THERE)
     run_sql(pipeline.nodes[LEADER], f"SELECT pg_drop_replication_slot('{pipeline.group.slot}')")
