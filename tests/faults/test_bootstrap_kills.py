@@ -77,6 +77,7 @@ def test_followers_that_join_under_load_become_equal(pipelines: Pipelines):
     assert temporary_slots(pipeline) == 0
 
 
+@pytest.mark.long
 def test_a_second_bootstrap_says_that_it_is_done_and_changes_nothing(pipelines: Pipelines):
     pipeline = pipelines.new(*BANK).init().bootstrap()
     follower = pipeline.followers[FOLLOWER]

@@ -100,6 +100,7 @@ def test_records_that_are_removed_under_a_running_applier_stop_it_and_are_named(
     assert pipeline.position() == position
 
 
+@pytest.mark.long
 def test_an_applier_whose_log_lost_its_end_stops_and_says_so(pipelines: Pipelines, kafka: KafkaServer):
     pipeline = pipelines.new(TABLE).init().bootstrap().start()
     for i in range(1, 6):

@@ -202,6 +202,7 @@ class TestSkip:
         pipeline.start_apply()
         pipeline.catch_up()
 
+    @pytest.mark.long
     def test_a_follower_of_an_older_version_gets_the_tables_that_it_lacks(self, pipelines: Pipelines):
         pipeline = pipelines.new(*TABLES).init().bootstrap()
         on_follower(pipeline, "DROP TABLE cdc.decision", "DROP TABLE cdc.blocked")

@@ -126,6 +126,7 @@ def test_a_follower_in_recovery_is_tried_again_and_nothing_is_skipped(pipeline: 
         pipeline.catch_up()
 
 
+@pytest.mark.long
 def test_a_lock_on_a_table_holds_one_session_and_says_who_holds_it(pipeline: Pipeline):
     check_lock(pipeline, seconds=11.0)
 

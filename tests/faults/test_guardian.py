@@ -129,6 +129,7 @@ class TestPublication:
 class TestSlot:
     """The slot is lost, each way that a leader can lose it."""
 
+    @pytest.mark.long
     def test_too_much_wal_and_too_long_a_rest_are_told_apart_and_the_first_is_warned_of(
         self, own_postgres: OwnPostgres, pipelines: Pipelines
     ):
@@ -172,6 +173,7 @@ class TestSlot:
 class TestFollower:
     """The log's past and the follower's own."""
 
+    @pytest.mark.long
     def test_an_applier_that_retention_is_about_to_reach_says_so(self, pipelines: Pipelines, kafka: KafkaServer):
         pipeline = pipelines.new(*TABLES).init().bootstrap()
         pipeline.start_capture()

@@ -91,7 +91,14 @@ def test_a_dead_broker_holds_the_slot_and_capture_takes_no_more_than_it_may(
     assert accepted(read_log(mortal_kafka.bootstrap_servers, pipeline.group.topic, seconds=60))
 
 
-@pytest.mark.parametrize("seconds", [20, pytest.param(150, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        8,
+        pytest.param(20, marks=pytest.mark.long),
+        pytest.param(150, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+    ],
+)
 def test_a_broker_that_hangs_is_waited_for_and_the_order_is_kept(
     pipeline: Pipeline, mortal_kafka: KafkaServer, seconds: int
 ):
@@ -139,6 +146,7 @@ def test_a_limit_that_is_lowered_behind_our_back_makes_parts_and_stops_capture_w
     pipeline.assert_equal()
 
 
+@pytest.mark.long
 def test_a_topic_that_is_deleted_while_all_runs_ends_both_daemons_and_is_not_made_anew(
     pipelines: Pipelines, kafka: KafkaServer
 ):

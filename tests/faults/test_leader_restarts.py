@@ -60,6 +60,7 @@ def test_a_leader_that_crashes_between_checkpoints_again_and_again_leaves_no_gap
 PREPARED = "CREATE TABLE doubt (id int PRIMARY KEY, x text)"
 
 
+@pytest.mark.long
 @pytest.mark.newest_first
 def test_transactions_prepared_before_capture_and_leader_die_are_decided_after_it(
     pipelines: Pipelines, own_postgres: OwnPostgres, postgres_version: int, kafka: KafkaServer
