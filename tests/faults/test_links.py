@@ -132,6 +132,7 @@ def lags(pipeline: Pipeline, links: Links) -> dict[str, tuple[int, float]]:
     return {name: (hop["lag_bytes"], hop["lag_seconds"]) for name, hop in found.items()}
 
 
+@pytest.mark.long
 def test_each_link_is_cut_in_turn_and_lag_tells_which(group: tuple[Pipeline, Links]):
     pipeline, links = group
     with under_load(pipeline) as bank:
@@ -148,7 +149,11 @@ def test_each_link_is_cut_in_turn_and_lag_tells_which(group: tuple[Pipeline, Lin
     assert wait_for(lambda: all(lag == (0, 0) for lag in lags(pipeline, links).values()), seconds=20)
 
 
-@pytest.mark.parametrize("names", [LINKS[0::2], LINKS[1:2], LINKS[3:]], ids=" ".join)
+@pytest.mark.parametrize(
+    "names",
+    [LINKS[0::2], *(pytest.param(some, marks=pytest.mark.long) for some in (LINKS[1:2], LINKS[3:]))],
+    ids=" ".join,
+)
 def test_links_that_stay_open_and_carry_nothing(group: tuple[Pipeline, Links], names: Sequence[str]):
     pipeline, links = group
     daemons = [links.daemon(name) for name in names]

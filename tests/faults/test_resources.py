@@ -86,6 +86,7 @@ def starved(pids: list[int], share: float) -> Iterator[None]:
         thread.join(10)
 
 
+@pytest.mark.long
 def test_a_tenth_of_the_time_is_slow_and_breaks_nothing(pipeline: Pipeline):
     with under_load(pipeline) as bank:
         with starved([pipeline.process(name).pid for name in DAEMONS], 0.1):

@@ -25,6 +25,7 @@ MOST_RETAINED = 64 * MEGABYTE
 MOST_UNCONFIRMED = 24 * MEGABYTE
 
 
+@pytest.mark.newest_first
 @pytest.mark.parametrize("seconds", [12, pytest.param(600, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
 def test_an_idle_leader_beside_busy_databases_does_not_keep_their_wal(
     pipelines: Pipelines, own_postgres: OwnPostgres, postgres_version: int, seconds: int
@@ -77,6 +78,7 @@ def outgrow_slot(server: PostgresServer, dsn: str, slot: str) -> None:
 SMALL_SLOTS = {"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB", "min_wal_size": "32MB"}
 
 
+@pytest.mark.newest_first
 def test_a_slot_that_is_lost_while_capture_stands_still_ends_it_with_the_reason(
     pipelines: Pipelines, own_postgres: OwnPostgres, postgres_version: int
 ):

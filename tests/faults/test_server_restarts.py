@@ -60,6 +60,7 @@ def test_a_leader_that_crashes_and_returns_is_followed_on(
             recovers(pipeline)
 
 
+@pytest.mark.newest_first
 def test_a_follower_that_crashes_and_returns_misses_and_doubles_nothing(
     pipelines: Pipelines, own_postgres: OwnPostgres, postgres_version: int
 ):

@@ -36,6 +36,7 @@ def soak(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.long
 def test_a_minute_of_random_faults_shows_no_state_that_the_leader_did_not_have(tmp_path: Path):
     running = soak(tmp_path, "--minutes", "1", "--seed", "11")
     told, _ = running.communicate(timeout=390)

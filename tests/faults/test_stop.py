@@ -171,6 +171,7 @@ def test_the_leader_hangs(pipeline: Pipeline, own_leader: PostgresServer):
     goes_on(pipeline)
 
 
+@pytest.mark.long
 def test_the_follower_hangs(pipeline: Pipeline, own_follower: PostgresServer):
     with paused(family(own_follower)):
         pipeline.execute("UPDATE account SET note = 'follower hangs' WHERE id = 1")
@@ -178,7 +179,10 @@ def test_the_follower_hangs(pipeline: Pipeline, own_follower: PostgresServer):
     goes_on(pipeline)
 
 
-@pytest.mark.parametrize("hanging", ["kafka", "leader", "follower"])
+@pytest.mark.parametrize(
+    "hanging",
+    [pytest.param("kafka", marks=pytest.mark.long), "leader", pytest.param("follower", marks=pytest.mark.long)],
+)
 def test_daemons_that_start_while_a_server_hangs(
     pipeline: Pipeline,
     mortal_kafka: KafkaServer,
@@ -229,6 +233,7 @@ def numbered(pipeline: Pipeline, kafka: KafkaServer) -> list[tuple[int, int]]:
     return names(list(whole(read_log(kafka.bootstrap_servers, pipeline.group.topic))))
 
 
+@pytest.mark.long
 def test_at_random_moments(pipeline: Pipeline, mortal_kafka: KafkaServer):
     check_random_stops(pipeline, mortal_kafka, 8)
 

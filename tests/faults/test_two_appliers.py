@@ -58,6 +58,7 @@ def commit_far_ahead(kafka: KafkaServer, topic: str, group: str) -> None:
         consumer.close()
 
 
+@pytest.mark.long
 def test_group_offsets_that_somebody_commits_to_kafka_move_no_applier(pipelines: Pipelines, kafka: KafkaServer):
     """Followers keep their own position; whatever a consumer group says is nobody's business."""
     pipeline = pipelines.new(*BANK).init().bootstrap().start()

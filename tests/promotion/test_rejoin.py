@@ -65,6 +65,7 @@ def failed_over(pipelines: Pipelines, server: PostgresServer, version: int, *onl
     return pipeline
 
 
+@pytest.mark.newest_first
 def test_its_tail_is_exported_and_its_rows_become_the_leaders(
     pipelines: Pipelines, server: PostgresServer, postgres_version: int, tmp_path: Path
 ):
