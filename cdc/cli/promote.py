@@ -91,7 +91,7 @@ def promote_command(
                 _hand_over(last, report_path, as_json)
             return
         if dry_run or follower is None:
-            _show_plan(survey, situation, follower)
+            _show_plan(survey, survey.let_pass(situation, _tell, lock=False), follower)
             return
         report = promotion.run(situation)
     _hand_over(report, report_path, as_json)

@@ -37,7 +37,6 @@ SEQUENCE_MARGIN = 10_000
 _UNKNOWN = "unknown"
 _POLL_SECONDS = 0.05
 _PUBLISH_SECONDS = 15.0
-_CATCH_UP_SECONDS = 10.0
 _CAPTURE_SECONDS = 20.0
 
 
@@ -69,7 +68,7 @@ class Promotion:
         """All that is left of the steps. Raises CheckError with the first of the situation's problems, RetryableError
         when a step takes too long: run it again."""
         self._settle(situation.tail, situation.states, keep=situation.record)
-        situation = self._let_catch_up(situation)
+        situation = self._survey.let_pass(situation, self._tell, lock=True)
         if situation.problems:
             raise CheckError(situation.problems[0].text, "see cdc promote --dry-run for all of it", situation.follower)
         follower = self._nodes[situation.follower]
@@ -145,18 +144,6 @@ class Promotion:
         self._tell(f"{name}: {found or 'done'} ({seconds:.2f} s)")
         failpoints.hit(failpoints.PROMOTE_STEP + name)
         return found
-
-    def _let_catch_up(self, situation: Situation) -> Situation:
-        """A follower that is a moment behind another one need not stay so, nor a log that is behind a bootstrap, nor
-        need daemons that are starting."""
-        deadline, told = time.monotonic() + _CATCH_UP_SECONDS, False
-        while situation.problems and all(p.may_pass for p in situation.problems) and time.monotonic() < deadline:
-            if not told:
-                self._tell(f"waiting for up to {_CATCH_UP_SECONDS:g} s: {situation.problems[0].text}")
-                told = True
-            time.sleep(_POLL_SECONDS * 4)
-            situation = self._survey.look(situation.follower, lock=True)
-        return situation
 
     def _begin(self, situation: Situation, follower: PromotionNode) -> PromotionRecord:
         record = PromotionRecord(

@@ -18,6 +18,9 @@ from cdc.services.promotion_report import loss
 
 PLANNED, EMERGENCY = "planned", "emergency"
 
+_PASSING_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+
 
 @dataclass(frozen=True, slots=True)
 class PromoteSettings:
@@ -122,6 +125,18 @@ class Survey:
         situation = Situation(tail, chosen, states, dict(self.unreachable), mode, record=record)
         if not self.leads_already(situation):
             situation.problems = self._problems(situation)
+        return situation
+
+    def let_pass(self, situation: Situation, tell: Callable[[str], None], *, lock: bool) -> Situation:
+        """Look again until the problems are gone that pass by themselves, for some seconds, as long as there are no
+        others."""
+        deadline, told = time.monotonic() + _PASSING_SECONDS, False
+        while situation.problems and all(p.may_pass for p in situation.problems) and time.monotonic() < deadline:
+            if not told:
+                tell(f"waiting for up to {_PASSING_SECONDS:g} s: {situation.problems[0].text}")
+                told = True
+            time.sleep(_POLL_SECONDS)
+            situation = self.look(situation.follower, lock=lock)
         return situation
 
     def _under_way(self, tail: LogTail, record: PromotionRecord | None) -> PromotionRecord | None:
