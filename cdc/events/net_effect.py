@@ -11,7 +11,7 @@ deletes run before inserts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -39,7 +39,7 @@ class NetEffect:
     inserts: list[Row] = field(default_factory=list)
 
 
-def collapse(changes: Iterable[Change], key_of: KeyOf, columns: tuple[str, ...]) -> NetEffect:
+def collapse(changes: Sequence[Change], key_of: KeyOf, columns: tuple[str, ...]) -> NetEffect:
     """Net effect of `changes`, all of one table shape with `columns`, in source order.
 
     `deletes` holds what `key_of` returns for each row. Raises NotCollapsible when a change does not
@@ -48,6 +48,10 @@ def collapse(changes: Iterable[Change], key_of: KeyOf, columns: tuple[str, ...])
     """
     net: dict[Any, tuple[int, Row]] = {}
     try:
+        if all(change[0] == "u" and change[2] is None and not change[4] for change in changes):
+            # Of whole rows that stay where they are, the last of each is all there is to it.
+            newest: dict[Any, Row] = {key_of(change[3]): change[3] for change in changes}  # type: ignore[misc]
+            return NetEffect(updates={columns: [*newest.values()]}) if newest else NetEffect()
         for op, _, before, after, partial, _, _, _ in changes:
             if op == "c":
                 _insert(net, key_of(after), after)  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from cdc.protocol.lsn import Lsn
@@ -24,8 +23,7 @@ class TransactionName(NamedTuple):
         return f"{self.epoch}/{self.commit_lsn}"
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """The newest transaction that is complete, in the order of the log: epoch first, then commit LSN.
 
     `end_lsn` is the LSN after its commit record, `committed_at_us` the leader's commit time

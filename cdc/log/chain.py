@@ -71,6 +71,10 @@ class Chain:
             self.open_commit_lsn, self.seq = commit_lsn, 1
         return Verdict.NEXT
 
+    def go_on(self, events: int) -> None:
+        """So many more events of the open transaction, none of them its last, were found to be the next links."""
+        self.seq += events
+
     def _begin_epoch(self, epoch: int, commit_lsn: int, prev: int, seq: int, prev_epoch: int) -> Verdict:
         if epoch <= self.epoch:
             return Verdict.VOID

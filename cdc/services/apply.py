@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from operator import itemgetter
+from itertools import count, islice
+from operator import itemgetter, methodcaller
 from typing import Any
 
 import structlog
@@ -55,6 +56,7 @@ from cdc.log.records import (
     truncation,
     unfit,
 )
+from cdc.log.runs import Run
 from cdc.log.sequences import SEQUENCES_PREFIX, sequence_values
 from cdc.ports import LogReader, LogRecord, TablePlan, Target
 from cdc.protocol.lsn import Lsn
@@ -78,6 +80,9 @@ _STOP_PATIENCE_SECONDS = 4.0
 """How long a stop waits for the statement that runs, of the 10 s that a daemon has to end."""
 
 _RETENTION_LOOK_SECONDS = 30.0
+
+ALIKE_BEFORE_RUN = 8
+"""So many changes that are alike make it likely that more follow; learning a run costs as much as reading a few."""
 
 SMALL_SEGMENT = 100
 """Up to so many changes go one by one in one round trip; setting up COPY and staging costs more."""
@@ -202,6 +207,9 @@ class ApplyService:
         return position
 
 
+_value_of = methodcaller("value")
+
+
 class _SingleOutError(Exception):
     """A window cannot be applied: its transactions are to be applied one at a time, to find which of them."""
 
@@ -236,6 +244,9 @@ class _Session:
         self._sequences: dict[TableId, int] = {}
         self._look_again_at = 0.0
         self._hint_in_doubt = True
+        self._run: Run | None = None
+        self._kind: tuple[str, str, int] | None = None
+        self._alike = 0
         self._in_pieces = False
         """Whether the follower's open transaction holds a part of a leader transaction that is not complete."""
         reader.seek(position.next_offset)
@@ -246,7 +257,7 @@ class _Session:
         if records:
             self._look_at_retention(records[0].offset() or 0)
         try:
-            for record in records:
+            for record in self._without_runs(records):
                 if not self._accept(record):
                     return False
                 if self.leads:
@@ -324,6 +335,29 @@ class _Session:
                 f"log offset {tail.next_offset}",
             )
 
+    def _without_runs(self, records: Sequence[LogRecord]) -> Iterator[LogRecord]:
+        """Those that must be looked at one by one; what goes on with a run is gathered on the way."""
+        at = 0
+        while at < len(records):
+            taken = 0 if self._run is None else self._gather_run(self._run, records, at)
+            if not taken:
+                self._run = None
+                yield records[at]
+            at += taken or 1
+
+    def _gather_run(self, run: Run, records: Sequence[LogRecord], at: int) -> int:
+        """How many records from `at` on go on with the run; they are in the window then."""
+        first = self._chain.seq + 1
+        rows, size = run.rows(map(_value_of, islice(records, at, None)), first)
+        op, fingerprint, commit_lsn = run.op, run.fingerprint, run.commit_lsn
+        self._window.items += [
+            (op, fingerprint, None, row, False, commit_lsn, seq, record.offset() or 0)
+            for seq, row, record in zip(count(first), rows, islice(records, at, None), strict=False)
+        ]
+        self._window.size += size
+        self._chain.go_on(len(rows))
+        return len(rows)
+
     def _accept(self, message: LogRecord) -> bool:
         """False when the records after this one are not to be looked at, because the reader was moved."""
         offset = message.offset() or 0
@@ -355,7 +389,7 @@ class _Session:
                 if kind == "epoch":
                     self._drop_unfinished()
                     self.leads = meta["leader"] == self._node
-                self._gather(event, meta, len(value), offset)
+                self._gather(event, meta, value, offset)
                 if last:
                     self._in_pieces = False
                     self._window.close_transaction(position_after(event, meta, offset))
@@ -381,9 +415,9 @@ class _Session:
             self._schemas[schema.fingerprint] = schema
             self._new_schemas.append(schema)
 
-    def _gather(self, event: dict[str, Any], meta: dict[str, Any], size: int, offset: int) -> None:
+    def _gather(self, event: dict[str, Any], meta: dict[str, Any], value: bytes, offset: int) -> None:
         window = self._window
-        window.size += size
+        window.size += len(value)
         op = event["op"]
         if op == "m":
             if event["message"]["prefix"] == SEQUENCES_PREFIX:
@@ -405,7 +439,16 @@ class _Session:
         partial = "unchanged" in meta
         if before is not None or op == "d" or partial or type(after) is not dict or tuple(after) != names:
             check_row(self._plans[fingerprint].schema, event, meta.get("unchanged"))
+        elif "last" not in meta:
+            self._look_for_run(event, meta, value, names)
         window.items.append((op, fingerprint, before, after, partial, meta["commit_lsn"], meta["seq"], offset))
+
+    def _look_for_run(self, event: dict[str, Any], meta: dict[str, Any], value: bytes, names: tuple[str, ...]) -> None:
+        kind = (event["op"], meta["rel"], meta["commit_lsn"])
+        self._alike = self._alike + 1 if kind == self._kind else 0
+        self._kind = kind
+        if self._alike >= ALIKE_BEFORE_RUN:
+            self._run, self._alike = Run.of(value, event, names), 0
 
     def _note_sequences(self, content: Any, offset: int) -> None:
         try:

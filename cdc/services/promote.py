@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cdc import __version__, failpoints
@@ -304,7 +304,7 @@ class Promotion:
 
         def demote() -> str:
             for name, position in places.items():
-                self._nodes[name].follow(replace(position, leader=situation.follower), self._settings.slot)
+                self._nodes[name].follow(position._replace(leader=situation.follower), self._settings.slot)
             return ", ".join(f"{name} follows from {position.commit_lsn}" for name, position in places.items())
 
         self._step("demote", demote)

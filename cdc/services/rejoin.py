@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -220,7 +220,7 @@ class Rejoin:
             node.drop_slot(self._settings.slot)
         else:
             # It was to lead, and was not opened: its identity and its first write would have come together.
-            node.follow(replace(position, leader=tail.leader), self._settings.slot)
+            node.follow(position._replace(leader=tail.leader), self._settings.slot)
         return report
 
     def _ends(self, tail: LogTail, identity: LeaderIdentity) -> _Ends:

@@ -1,12 +1,13 @@
 """HOT PATH: rows to the text format of COPY (PostgreSQL manual, COPY, "Text Format").
 
-A value of PostgreSQL never holds the character NUL, so NUL and a letter mark cells, rows and nulls
-while the whole chunk is escaped at once, which costs a fraction of escaping each value.
+A chunk is escaped at once, which costs a fraction of escaping each value. Where a count shows that no cell holds a
+tab or the end of a line, rows are joined by these. Else NUL and a letter mark cells and rows meanwhile, as they do
+nulls: a value of PostgreSQL never holds the character NUL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 _CELL, _ROW, _NULL = "\0t", "\0n", "\0N"
 
@@ -16,25 +17,19 @@ def copy_text(rows: Iterable[Collection[str | None]]) -> bytes:
 
     Raises TypeError when a cell is neither, ValueError when one holds the character NUL.
     """
-    join = _CELL.join
-    lines = []
-    width = nulls = 0
-    for row in rows:
-        try:
-            lines.append(join(row))  # type: ignore[arg-type]
-        except TypeError:
-            cells = list(row)
-            nulls += cells.count(None)
-            lines.append(join([_NULL if cell is None else cell for cell in cells]))
-        width = len(row)
-    count = len(lines)
-    lines.append("")
-    text = _ROW.join(lines)
-    for raw, escaped in (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
-        if raw in text:
+    rows = list(rows)
+    if not rows:
+        return b""
+    tabs = len(rows) * (len(rows[0]) - 1)
+    text, nulls = _joined(rows, "\t", "\n")
+    if text.count("\t") == tabs and text.count("\n") == len(rows) and "\r" not in text:
+        text = text.replace("\\", "\\\\")
+    else:
+        text, nulls = _joined(rows, _CELL, _ROW)
+        for raw, escaped in (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
             text = text.replace(raw, escaped)
-    text = _replaced(text, _CELL, "\t", count * (width - 1) if count else 0)
-    text = _replaced(text, _ROW, "\n", count)
+        text = _replaced(text, _CELL, "\t", tabs)
+        text = _replaced(text, _ROW, "\n", len(rows))
     if nulls:
         if text.count(_NULL) != nulls:
             raise ValueError(_FORGED)
@@ -45,6 +40,22 @@ def copy_text(rows: Iterable[Collection[str | None]]) -> bytes:
 
 
 _FORGED = "a cell holds the character NUL"
+
+
+def _joined(rows: Sequence[Collection[str | None]], cell_mark: str, row_mark: str) -> tuple[str, int]:
+    """Cells and rows with marks after them, and how many nulls are marked among them."""
+    join = cell_mark.join
+    lines = []
+    nulls = 0
+    for row in rows:
+        try:
+            lines.append(join(row))  # type: ignore[arg-type]
+        except TypeError:
+            cells = list(row)
+            nulls += cells.count(None)
+            lines.append(join([_NULL if cell is None else cell for cell in cells]))
+    lines.append("")
+    return row_mark.join(lines), nulls
 
 
 def _replaced(text: str, mark: str, meaning: str, count: int) -> str:

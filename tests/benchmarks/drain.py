@@ -11,7 +11,6 @@ import os
 import platform
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -30,8 +29,9 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from cdc.local import PostgresServer, find_kafka
+from cdc.local import KafkaServer, PostgresServer, find_kafka
 from cdc.local.group import Group
+from cdc.local.kafka import ProcessKafka
 
 WARM_UP_ROWS = 200_000
 """Not counted: Kafka's JVM compiles what it runs, caches fill, and the first batches of each engine differ."""
@@ -66,12 +66,20 @@ class Sizes:
 
 @dataclass
 class Measure:
-    """Of one workload by one engine: rows per second of each run, and the highest resident memory in MB."""
+    """Of one workload by one engine, by run: rows a second, and by process microseconds of CPU a row and the highest
+    resident memory in MB."""
 
     rows: int
     rates: list[float] = field(default_factory=list)
-    memory_mb: dict[str, float] = field(default_factory=dict)
-    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    cpu_us: dict[str, list[float]] = field(default_factory=dict)
+    memory_mb: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, seconds: float, cpu_seconds: dict[str, float], memory_mb: dict[str, float]) -> None:
+        self.rates.append(self.rows / seconds)
+        for name, spent in cpu_seconds.items():
+            self.cpu_us.setdefault(name, []).append(round(spent / self.rows * 1e6, 2))
+        for name, size in memory_mb.items():
+            self.memory_mb.setdefault(name, []).append(round(size))
 
 
 class Engine(Protocol):
@@ -79,6 +87,10 @@ class Engine(Protocol):
 
     def processes(self) -> dict[str, int]:
         """Names and ids of the processes that do the work and are held during the load."""
+        ...
+
+    def servers(self) -> dict[str, int]:
+        """Those of the servers' processes that work for them."""
         ...
 
 
@@ -135,20 +147,18 @@ class Run:
 
     def _drain(self, workload: str, rows: int, load: Callable[[], str], results: dict[str, Measure]) -> None:
         held = self._engine.processes()
+        working = {**held, **self._engine.servers()}
         with _held(list(held.values())):
             shown = load()
             self._leader.execute("CHECKPOINT")
-            before = _cpu(held)
+            before = _cpu(working)
             started = time.perf_counter()
         with Memory(held) as memory:
             self._wait_for(shown)
         seconds = time.perf_counter() - started
-        measure = results.setdefault(workload, Measure(rows))
-        measure.rates.append(rows / seconds)
-        after = _cpu(held)
-        for name in held:
-            measure.memory_mb[name] = max(measure.memory_mb.get(name, 0.0), memory.peak_mb[name])
-            measure.cpu_seconds[name] = round(after[name] - before[name], 2)
+        after = _cpu(working)
+        spent = {name: after[name] - before[name] for name in working}
+        results.setdefault(workload, Measure(rows)).add(seconds, spent, memory.peak_mb)
 
     def _wait_for(self, query: str) -> None:
         deadline = time.monotonic() + CATCH_UP_SECONDS
@@ -202,6 +212,11 @@ class Native:
             time.sleep(0.1)
         raise click.ClickException("the subscription's worker does not start")
 
+    def servers(self) -> dict[str, int]:
+        return {
+            "walsender": _pid(self._leader_dsn, "SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'bench'")
+        }
+
     def close(self) -> None:
         with psycopg.connect(self._follower_dsn, autocommit=True) as connection:
             connection.execute("DROP SUBSCRIPTION bench")
@@ -212,12 +227,13 @@ class Ours:
 
     name = "cdc"
 
-    def __init__(self, folder: Path, number: int, leader_dsn: str, follower_dsn: str, servers: str) -> None:
+    def __init__(self, folder: Path, number: int, leader_dsn: str, follower_dsn: str, kafka: KafkaServer) -> None:
         with psycopg.connect(leader_dsn, autocommit=True) as connection:
             connection.execute(DDL)
         nodes = {"leader": leader_dsn, "follower": follower_dsn}
-        self._leader_dsn = leader_dsn
-        self._group = Group(folder, f"bench{number}", "leader", nodes, servers)
+        self._leader_dsn, self._follower_dsn = leader_dsn, follower_dsn
+        self._kafka = kafka
+        self._group = Group(folder, f"bench{number}", "leader", nodes, kafka.bootstrap_servers)
         self._must("init")
         self._must("bootstrap", "--follower", "follower")
         self._group.start("capture")
@@ -230,6 +246,12 @@ class Ours:
 
     def processes(self) -> dict[str, int]:
         return {"capture": self._group.daemon("capture").pid, "apply": self._group.daemon("apply follower").pid}
+
+    def servers(self) -> dict[str, int]:
+        slot = f"SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{self._group.slot}'"
+        backend = "SELECT pid FROM pg_stat_activity WHERE application_name = 'cdc apply follower'"
+        own = {"walsender": _pid(self._leader_dsn, slot), "backend": _pid(self._follower_dsn, backend)}
+        return own | ({"broker": self._kafka.pid} if isinstance(self._kafka, ProcessKafka) else {})
 
     def close(self) -> None:
         self._group.close()
@@ -266,6 +288,18 @@ def _cpu(processes: dict[str, int]) -> dict[str, float]:
     return {name: sum(psutil.Process(pid).cpu_times()[:2]) for name, pid in processes.items()}
 
 
+def _pid(dsn: str, query: str) -> int:
+    """The process that `query` finds, as soon as it does."""
+    deadline = time.monotonic() + CATCH_UP_SECONDS
+    while time.monotonic() < deadline:
+        with psycopg.connect(dsn) as connection:
+            row = connection.execute(query).fetchone()  # type: ignore[arg-type, unused-ignore]
+        if row and row[0]:
+            return int(row[0])
+        time.sleep(0.1)
+    raise click.ClickException(f"a process is not there that is to be measured: {query}")
+
+
 @contextmanager
 def _held(pids: list[int]) -> Iterator[None]:
     for pid in pids:
@@ -277,14 +311,16 @@ def _held(pids: list[int]) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def _measure(sizes: Sizes, runs: int, console: Console) -> dict[str, dict[str, Measure]]:
+def _measure(sizes: Sizes, runs: int, console: Console) -> tuple[dict[str, dict[str, Measure]], list[str]]:
+    """Results by engine and workload, and the versions of the servers."""
     results: dict[str, dict[str, Measure]] = {"native": {}, "cdc": {}}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cdc-bench-")))
         leader = stack.enter_context(PostgresServer(settings=SERVER_SETTINGS)).start()
         follower = stack.enter_context(PostgresServer(settings=SERVER_SETTINGS)).start()
         kafka = stack.enter_context(find_kafka(None)).start()
-        console.print(f"PostgreSQL {leader.version}, {kafka.description}")
+        servers = [f"PostgreSQL {leader.version}", kafka.description]
+        console.print(", ".join(servers))
         for number in range(runs):
             for name in ("native", "cdc"):
                 console.print(f"run {number + 1} of {runs}: {name}")
@@ -295,29 +331,41 @@ def _measure(sizes: Sizes, runs: int, console: Console) -> dict[str, dict[str, M
                 else:
                     own = folder / str(number)
                     own.mkdir()
-                    engine = Ours(own, number, *databases, kafka.bootstrap_servers)
+                    engine = Ours(own, number, *databases, kafka)
                 run = Run(engine, *databases, sizes)
                 try:
                     run.measure_all(results[name])
                 finally:
                     run.close()
                     engine.close()
-    return results
+    return results, servers
 
 
 def _table(results: dict[str, dict[str, Measure]]) -> Table:
-    table = Table(title="drain of a backlog, rows a second (median)")
-    for column in ("workload", "rows", "native", "cdc", "ratio", "CPU s of the last run", "peak memory MB"):
+    table = Table(title="drain of a backlog: rows a second, CPU a row, resident memory (medians)")
+    for column in (
+        "workload",
+        "rows",
+        "native",
+        "cdc",
+        "ratio",
+        "CPU us a row, native",
+        "CPU us a row, cdc",
+        "memory MB",
+    ):
         table.add_column(column, justify="left" if column == "workload" else "right")
     for workload, ours in results["cdc"].items():
         native = results["native"][workload]
         rates = median(native.rates), median(ours.rates)
         table.add_row(
             workload, f"{ours.rows:,}", f"{rates[0]:,.0f}", f"{rates[1]:,.0f}", f"{rates[1] / rates[0]:.2f}",
-            ", ".join(f"{name} {seconds:.1f}" for name, seconds in ours.cpu_seconds.items()),
-            ", ".join(f"{name} {size:.0f}" for name, size in ours.memory_mb.items()),
+            _by_process(native.cpu_us, ".1f"), _by_process(ours.cpu_us, ".1f"), _by_process(ours.memory_mb, ".0f"),
         )  # fmt: skip
     return table
+
+
+def _by_process(figures: dict[str, list[float]], form: str) -> str:
+    return ", ".join(f"{name} {median(of):{form}}" for name, of in figures.items())
 
 
 @click.command()
@@ -328,13 +376,24 @@ def main(runs: int, scale: float, json_file: Path | None) -> None:
     """Drain 300k inserts, 300k updates, 100k single-row transactions and one of 1M rows, and print the ratio."""
     console = Console(stderr=True)
     sizes = Sizes(*(int(count * scale) // 1000 * 1000 for count in (300_000, 300_000, 100_000, 1_000_000)))
-    results = _measure(sizes, runs, console)
+    results, servers = _measure(sizes, runs, console)
     Console().print(_table(results))
     if json_file:
         told = {engine: {name: asdict(measure) for name, measure in of.items()} for engine, of in results.items()}
-        facts = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": sys.version.split()[0],
-                 "commit": _commit(), "runs": runs}  # fmt: skip
+        facts = {"commit": _commit(), "machine": _machine(), "servers": servers, "runs": runs}
         json_file.write_bytes(orjson.dumps({**facts, "results": told}, option=orjson.OPT_INDENT_2))
+
+
+def _machine() -> dict[str, object]:
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "python": platform.python_version(),
+    }
 
 
 def _commit() -> str:

@@ -49,6 +49,7 @@ LAST = {
     "whole": "UPDATE whole SET a = 2",
     "gone": "DELETE FROM whole",
     "truncate": "TRUNCATE victim, whole",
+    "several": f"INSERT INTO victim SELECT g, '{SECRET}' FROM generate_series(11, 30) g",
     "message": f"SELECT pg_logical_emit_message(true, 'prefix', '{SECRET}')",
 }
 
@@ -73,8 +74,11 @@ class Scene:
 
     def apply(self, name: str, *last: bytes) -> None:
         """Take the log with other records at its end."""
+        self.take(name, [*self.logs[name][:-1], *last])
+
+    def take(self, name: str, log: list[bytes]) -> None:
         self.follower.empty(self._starts[name])
-        self.follower.apply([*self.logs[name][:-1], *last])
+        self.follower.apply(log)
 
     def stops(self, name: str, *last: bytes) -> None:
         """The last record is named by its offset, and nothing of it is quoted."""
@@ -245,6 +249,18 @@ def test_a_value_that_is_no_text_of_postgresql_is_named_by_its_offset_and_takes_
     lie(event)
     scene.stops(name, packed(event))
     assert scene.contents() == []  # it is found when its window is applied, which holds all before
+
+
+@pytest.mark.parametrize("value", [1, ["a"], "a\0"])
+def test_a_value_that_is_no_text_in_the_midst_of_a_transaction_is_named_by_its_offset(scene: Scene, value: object):
+    log = [*scene.logs["several"]]
+    event = orjson.loads(log[-5])
+    event["after"]["x"] = value
+    log[-5] = orjson.dumps(event)
+    with pytest.raises(LogError) as stopped:
+        scene.take("several", log)
+    assert stopped.value.where == f"log offset {len(log) - 5}"
+    assert scene.contents() == []
 
 
 def packed(event: Event) -> bytes:

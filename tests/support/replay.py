@@ -14,7 +14,7 @@ import psycopg
 from cdc.events.assembler import Assembler, Resume
 from cdc.log.envelope import Envelope, finished
 from cdc.protocol.lsn import Lsn
-from cdc.services.apply import SMALL_SEGMENT, ApplyLimits, ApplyService
+from cdc.services.apply import ALIKE_BEFORE_RUN, SMALL_SEGMENT, ApplyLimits, ApplyService
 from cdc.stop import StopToken
 from connectors.postgres.connection import connect
 from connectors.postgres.leader import Leader
@@ -126,7 +126,10 @@ class RecordedLog:
 
 
 class FollowerInTest:
-    """A follower that takes a recorded log. Up to `small_segment` changes go one by one; `sets` counts the others."""
+    """A follower that takes a recorded log. Up to `small_segment` changes go one by one; `sets` counts the others.
+
+    Where all go as sets, each record that may begin a run (cdc/log/runs.py) does.
+    """
 
     def __init__(self, dsn: str, tables: Sequence[str], small_segment: int = SMALL_SEGMENT) -> None:
         self.dsn = dsn
@@ -153,6 +156,7 @@ class FollowerInTest:
         service = ApplyService(lambda: RecordedLog(values, stop), target, "follower", limits)
         with (
             mock.patch("cdc.services.apply.SMALL_SEGMENT", self._small_segment),
+            mock.patch("cdc.services.apply.ALIKE_BEFORE_RUN", ALIKE_BEFORE_RUN if self._small_segment else 0),
             mock.patch.object(target, "apply_net", wraps=target.apply_net) as apply_net,
         ):
             service.run(stop)

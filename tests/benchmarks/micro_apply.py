@@ -1,0 +1,44 @@
+"""CPU a row of the applier's own work, without servers: python -m tests.benchmarks.micro_apply
+
+Prints microseconds of CPU, the best of several runs, for the rows of `micro_capture`. What is not in it: the clients
+of Kafka and PostgreSQL, and what the applier does with each record that is read by itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from operator import itemgetter
+
+import orjson
+
+from cdc.events.net_effect import Change, collapse
+from cdc.log.records import parse
+from cdc.log.runs import Run
+from connectors.postgres.copy_text import copy_text
+from tests.benchmarks.micro_capture import NAMES, ROWS, assemble, best, frames_of, row
+from tests.support import wire
+
+_WINDOW = 2_000
+
+
+def main() -> None:
+    records = assemble(frames_of(ROWS, lambda number: wire.insert(16400, row(number))))
+    values = [value for _, value in records if b'"kind":' not in value][:-1]
+    windows = [(values[first : first + _WINDOW], first + 1) for first in range(0, len(values), _WINDOW)]
+    run = Run.of(values[0], orjson.loads(values[0]), NAMES)
+    assert run is not None
+    rows = [run.rows(*window)[0] for window in windows]
+    updates: list[list[Change]] = [[("u", "", None, row, False, 1, 1, 1) for row in window] for window in rows]
+    for title, work in (
+        ("parse a record", lambda: (parse(value, 1) for value in values)),
+        ("rows of a run", lambda: (run.rows(*window) for window in windows)),
+        ("net effect of updates", lambda: (collapse(window, itemgetter("id"), NAMES) for window in updates)),
+        ("text of COPY", lambda: (copy_text(map(dict.values, window)) for window in rows)),
+    ):
+        # Kept results would have the garbage collector look at them again and again.
+        cost = best(lambda work=work: deque(work(), maxlen=0))  # type: ignore[misc]
+        print(f"{title:24} {cost:6.2f} us")
+
+
+if __name__ == "__main__":
+    main()
