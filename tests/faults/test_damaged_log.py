@@ -95,6 +95,8 @@ def test_records_that_are_removed_under_a_running_applier_stop_it_and_are_named(
     assert ids == list(range(1, len(ids) + 1)), "what was read before is whole and in order"
     assert 11 not in ids
     position = pipeline.position()
+    pipeline.execute("INSERT INTO t VALUES (12, 'after them')")
+    published(pipeline)
     pipeline.start_apply()
     fatal(pipeline, APPLY, "missing in the log", "bootstrap this follower anew")
     assert pipeline.position() == position
