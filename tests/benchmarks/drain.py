@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -157,7 +157,7 @@ class Run:
             self._wait_for(shown)
         seconds = time.perf_counter() - started
         after = _cpu(working)
-        spent = {name: after[name] - before[name] for name in working}
+        spent = {name: after[name] - before[name] for name in after if name in before}
         results.setdefault(workload, Measure(rows)).add(seconds, spent, memory.peak_mb)
 
     def _wait_for(self, query: str) -> None:
@@ -285,7 +285,12 @@ class Memory:
 
 
 def _cpu(processes: dict[str, int]) -> dict[str, float]:
-    return {name: sum(psutil.Process(pid).cpu_times()[:2]) for name, pid in processes.items()}
+    """Without those that are gone: a daemon that was held for long may connect anew, and gets other ones."""
+    spent = {}
+    for name, pid in processes.items():
+        with suppress(psutil.NoSuchProcess):
+            spent[name] = sum(psutil.Process(pid).cpu_times()[:2])
+    return spent
 
 
 def _pid(dsn: str, query: str) -> int:
