@@ -181,8 +181,8 @@ class LeaderDatabase(Protocol):
         """The last value of every sequence that was used and that the role may read."""
         ...
 
-    def emit_message(self, prefix: str, content: bytes) -> None:
-        """A transactional logical message, committed."""
+    def emit_message(self, prefix: str, content: bytes) -> Lsn:
+        """A transactional logical message, committed; the LSN after it, which its commit record follows."""
         ...
 
     def close(self) -> None: ...

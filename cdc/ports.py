@@ -31,6 +31,10 @@ class LogReader(Protocol):
         """(low, high): offset of the first record, and the offset that the next record gets."""
         ...
 
+    def known_end(self) -> int:
+        """The offset that the next record gets, as the broker last said; negative while not known. Asks nobody."""
+        ...
+
     def read_tail(self, *, depth_bytes: int = 0) -> LogTail | None:
         """The newest complete transaction among at least the last `depth_bytes` of values; None when nothing was ever
         written. `seek` again afterwards."""
@@ -111,6 +115,10 @@ class Target(Protocol):
     def savepoint(self) -> None: ...
 
     def back_to_savepoint(self) -> None: ...
+
+    def store_epoch_ends(self, ends: Sequence[Position]) -> None:
+        """Keep the newest transactions of epochs that are over, for who asks about a write from before."""
+        ...
 
     def store_sequences(self, values: Mapping[TableId, int]) -> None:
         """Keep the leader's last values of sequences, for the day when this follower leads."""
@@ -195,6 +203,10 @@ class LeaderProgress:
     """How much may still be written before the slot may be lost; None without a limit."""
     wal_keep_bytes: int | None = None
     """max_slot_wal_keep_size; None without a limit."""
+    received_lsn: Lsn | None = None
+    """How far capture has read, as it last told the server; None when our role may not see it."""
+    epoch: int = 0
+    """That this node leads, as it says itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +232,15 @@ class FollowerFacts:
     blocked_since: str | None
     blocked: str | None
     decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProgress:
+    """How far a node is: as a leader where it has the group's slot, as a follower where it has a position."""
+
+    leader: LeaderProgress | None
+    position: Position | None
+    facts: FollowerFacts
 
 
 @dataclass(frozen=True, slots=True)

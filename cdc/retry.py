@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from cdc.errors import BlockedError, RefusedError, RetryableError
+from cdc.errors import BlockedError, CdcError, RefusedError, RetryableError
 from cdc.stop import StopToken
 
 log = structlog.get_logger(__name__)
@@ -36,8 +36,14 @@ class Backoff:
         self._attempt = 0
 
 
-def run_with_retries(run: Callable[[Callable[[], None]], None], stop: StopToken, name: str) -> None:
-    """Call `run` until it returns or `stop` is set; a RetryableError leads to a wait and another call.
+def run_with_retries(
+    run: Callable[[Callable[[], None]], None],
+    stop: StopToken,
+    name: str,
+    on_wait: Callable[[CdcError], None] = lambda _: None,
+) -> None:
+    """Call `run` until it returns or `stop` is set; a RetryableError leads to a wait, before which `on_wait`
+    gets it, and another call.
 
     `run` gets a function to call once it makes progress again, which resets the backoff. So does a RefusedError
     after the first progress: credentials that were good are being changed, and whoever changes them must not have
@@ -68,6 +74,7 @@ def run_with_retries(run: Callable[[Callable[[], None]], None], stop: StopToken,
                 attempt=backoff.attempt,
                 wait_seconds=round(wait, 2),
             )
+            on_wait(error)
             stop.wait(wait)
 
 

@@ -11,8 +11,10 @@ from cdc import __version__
 from cdc.cli.daemons import apply_command, capture_command
 from cdc.cli.decide import skip_command
 from cdc.cli.demo import demo_command
-from cdc.cli.observe import lag_command, status_command, tail_command
+from cdc.cli.lag import lag_command
+from cdc.cli.observe import status_command, tail_command
 from cdc.cli.promote import leader_command, promote_command
+from cdc.cli.read_your_writes import token_command, wait_command
 from cdc.cli.rejoin import rejoin_command
 from cdc.cli.setup import bootstrap_command, init_command
 from cdc.errors import CdcError, ConfigError
@@ -38,6 +40,8 @@ for command in (
     status_command,
     skip_command,
     tail_command,
+    token_command,
+    wait_command,
     leader_command,
     promote_command,
     rejoin_command,

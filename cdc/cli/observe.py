@@ -1,4 +1,4 @@
-"""Looking without touching: `cdc lag` and `cdc tail`."""
+"""Looking without touching: `cdc status` and `cdc tail`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from cdc.cli import wiring
 from cdc.cli.options import config_option, json_option
@@ -19,25 +17,7 @@ from cdc.errors import CdcError, CheckError, printable
 from cdc.log.records import parse
 from cdc.ports import FollowerFacts
 from cdc.protocol.lsn import Lsn
-from cdc.services.lag import Hop
 from cdc.services.status import GroupStatus
-
-
-@click.command("lag")
-@config_option
-@json_option
-def lag_command(config_path: str | None, as_json: bool) -> None:
-    """How far the log and every follower are behind the leader. Exit 3 when a part cannot be reached."""
-    report = wiring.lag_report(load(config_path))
-    if as_json:
-        click.echo(orjson.dumps(asdict(report)))
-    else:
-        Console().print(_lag_table(report))
-        for warning in report.warnings:
-            click.echo(f"warning: {warning}")
-    problems = [hop for hop in (report.log, *report.followers) if hop.problem]
-    if report.leader_problem or problems:
-        raise CheckError("some parts of the group cannot be reached", "see the lines above")
 
 
 @click.command("status")
@@ -84,37 +64,6 @@ def _follower_lines(follower: FollowerFacts) -> Iterator[str]:
             f"{decision.at} {decision.action} {decision.position} by {decision.by} ({decision.role}): "
             f"{decision.reason}; {decision.events} events of {', '.join(decision.tables) or 'no table'}{kept}"
         )
-
-
-def _lag_table(report: wiring.LagReport) -> Table:
-    table = Table(title=f"group {report.group}", title_justify="left")
-    for name in ("hop", "position", "lag", "seconds", "remark"):
-        table.add_column(name, justify="right" if name in ("lag", "seconds") else "left")
-    leader = report.leader
-    if leader is None:
-        table.add_row(f"{report.leader_name} (leader)", "?", "", "", report.leader_problem or "")
-    else:
-        remark = f"slot {'active' if leader.slot_active else 'NOT ACTIVE'}, keeps {_size(leader.retained_bytes)} of WAL"
-        if leader.wal_status != "reserved":
-            remark += f", wal_status {leader.wal_status}"
-        table.add_row(f"{report.leader_name} (leader)", str(leader.insert_lsn), "", "", remark)
-    for label, hop in [("-> log", report.log), *((f"-> {hop.name}", hop) for hop in report.followers)]:
-        table.add_row(label, hop.position, _size(hop.lag_bytes), _seconds(hop), hop.problem or "")
-    return table
-
-
-def _size(size: int | None) -> str:
-    if size is None:
-        return "?"
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 10_000:
-            return f"{size} {unit}"
-        size //= 1024
-    return f"{size} TB"
-
-
-def _seconds(hop: Hop) -> str:
-    return "?" if hop.lag_seconds is None else f"{hop.lag_seconds:.1f}"
 
 
 @click.command("tail")

@@ -26,3 +26,14 @@ def log_options(command: Command) -> Command:
     return click.option(
         "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
     )(command)
+
+
+def http_options(command: Command) -> Command:
+    """Where a daemon tells how it is."""
+    command = click.option(
+        "--ready-within", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS",
+        help="/readyz answers 503 when it is further behind than this.",
+    )(command)  # fmt: skip
+    return click.option(
+        "--http", metavar="HOST:PORT", help="Serve /metrics, /healthz, /readyz and a page for people there."
+    )(command)

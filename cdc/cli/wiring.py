@@ -5,28 +5,32 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc.capture_ports import SystemFacts
 from cdc.config import Settings
-from cdc.errors import CdcError, CheckError, LogError, RetryableError
-from cdc.events.position import TransactionName
+from cdc.errors import CheckError, LogError, RetryableError
+from cdc.events.position import Token, TransactionName
 from cdc.log.tail import LogTail
-from cdc.ports import FollowerFacts, LeaderProgress, LeaderState
+from cdc.ports import FollowerFacts, LeaderState, NodeProgress
 from cdc.promotion_ports import PromotionNode
 from cdc.retry import at_most_every
 from cdc.services.apply import ApplyService
 from cdc.services.capture import CaptureService, CaptureSettings
-from cdc.services.guardian import slot_warning, topic_warnings
+from cdc.services.guardian import topic_warnings
+from cdc.services.health import Health
 from cdc.services.initialize import Initializer, InitializeSettings
-from cdc.services.lag import Hop, follower_hop, log_hop, retention_warning
+from cdc.services.lag import GroupLook, LagReport, LogLook
+from cdc.services.lag import lag_report as lag_of
 from cdc.services.log_end import LogEnd
+from cdc.services.meters import ApplyMeter, CaptureMeter
 from cdc.services.promote import Hooks, Promotion
 from cdc.services.promotion_survey import PromoteOptions, PromoteSettings, Survey, World
 from cdc.services.rejoin import Rejoin, RejoinSettings
@@ -39,20 +43,23 @@ from connectors.kafka.consumer import LogReader
 from connectors.kafka.producer import LogProducer
 from connectors.kafka.settings import Settings as ClientSettings
 from connectors.kafka.settings import common_settings
-from connectors.postgres.bookkeeping import diverged_since
-from connectors.postgres.connection import ANSWER_SECONDS, connect, translated
+from connectors.postgres.connection import ANSWER_SECONDS, connect, open_connection, translated
 from connectors.postgres.initial_copy import PostgresInitialCopy
 from connectors.postgres.leader import Leader
-from connectors.postgres.node_status import follower_facts, leader_state
-from connectors.postgres.progress import follower_progress, leader_progress
+from connectors.postgres.node_status import follower_facts, leader_state, node_progress
 from connectors.postgres.promotion_node import PostgresNode
 from connectors.postgres.publication import matches
 from connectors.postgres.replication import ReplicationStream
 from connectors.postgres.takeover import PostgresTakeover
 from connectors.postgres.target import PostgresTarget
+from connectors.postgres.waiting import current_token as postgres_token
+from connectors.postgres.waiting import wait_for as postgres_wait
 
-_LAG_SECONDS = 5.0
-"""Whoever asks for lag waits for no server longer than this."""
+_LAG_SECONDS = 3.5
+"""Whoever asks for lag waits for no server longer than this, twice at most."""
+_SECOND_LOOK_SECONDS = 1.0
+_LOG = "the log in Kafka"
+"""What is asked, as a line calls it that says it did not answer; no name of a node."""
 STATUS_SECONDS = 9.0
 """`cdc status` answers in ten."""
 
@@ -181,7 +188,7 @@ def initializer(settings: Settings) -> Initializer:
     )
 
 
-def capture_service(settings: Settings, node: str | None) -> CaptureService:
+def capture_service(settings: Settings, node: str | None, health: Health, meter: CaptureMeter) -> CaptureService:
     """What `cdc capture` runs; with a `node`, for that one only."""
     client = _client(settings, "capture")
     return CaptureService(
@@ -199,10 +206,14 @@ def capture_service(settings: Settings, node: str | None) -> CaptureService:
         _topic(settings, client),
         lambda: LogReader(client, settings.topic),
         lambda max_message_bytes, next_offset: LogProducer(client, settings.topic, max_message_bytes, next_offset),
+        health,
+        meter,
     )
 
 
-def apply_service(settings: Settings, follower: str, dsn: str, stop: StopToken) -> ApplyService:
+def apply_service(
+    settings: Settings, follower: str, dsn: str, stop: StopToken, health: Health, meter: ApplyMeter
+) -> ApplyService:
     """What `cdc apply` runs."""
     patterns = settings.apply.overwrite
     target = PostgresTarget(
@@ -222,8 +233,9 @@ def apply_service(settings: Settings, follower: str, dsn: str, stop: StopToken) 
             )
 
     return ApplyService(
-        lambda: LogReader(client, settings.topic), target, follower, while_leading=at_most_every(10.0, while_leading)
-    )
+        lambda: LogReader(client, settings.topic), target, follower, while_leading=at_most_every(10.0, while_leading),
+        health=health, meter=meter,
+    )  # fmt: skip
 
 
 def actor() -> str:
@@ -305,55 +317,71 @@ def initial_copy(settings: Settings, follower: str, dsn: str) -> Iterator[tuple[
         copy.close()
 
 
-@dataclass(frozen=True)
-class LagReport:
-    """What `cdc lag` shows; a part that cannot be reached says why and leaves the rest in place."""
+def current_token(settings: Settings) -> Token:
+    """What the leader has committed by now. Raises CheckError when it cannot be told."""
+    node = known_leader(settings, "token")
+    with connect(settings.dsn_of(node), "cdc token", node, answer_seconds=_LAG_SECONDS) as connection:
+        return postgres_token(connection, settings.group, node)
 
-    group: str
-    leader_name: str
-    leader: LeaderProgress | None
-    leader_problem: str | None
-    log: Hop
-    followers: list[Hop]
-    warnings: list[str]
-    """What will stop the group if nobody acts."""
+
+def wait_for(settings: Settings, follower: str, wanted: str, seconds: float) -> bool:
+    """Whether the follower shows `wanted`, a token or an LSN of the present leader, within `seconds`."""
+    patience = seconds + ANSWER_SECONDS
+    with connect(settings.dsn_of(follower), "cdc wait", follower, answer_seconds=patience) as connection:
+        return postgres_wait(connection, wanted, seconds, follower)
 
 
 def lag_report(settings: Settings) -> LagReport:
-    """Raises LogError or RetryableError when the log itself cannot be read."""
-    client = _client(settings, "lag")
+    """A second look tells rates, where they tell anything. Nothing takes longer than ten seconds.
+
+    Raises LogError when the log is not what it must be.
+    """
+    report, before = lag_watch(settings)
+    if report.worth_a_second_look():
+        time.sleep(_SECOND_LOOK_SECONDS)
+        report, _ = lag_watch(settings, before)
+    return report
+
+
+def lag_watch(settings: Settings, before: GroupLook | None = None) -> tuple[LagReport, GroupLook]:
+    """One look at everybody at once, and what it comes to; rates are those since `before`. Raises LogError."""
+    broken: list[LogError] = []
+
+    def log() -> LogLook:
+        try:
+            return _log_look(settings)
+        except LogError as error:
+            broken.append(error)
+            raise
+
+    questions: dict[str, Callable[[], LogLook | NodeProgress]] = {_LOG: log}
+    questions.update({name: partial(_node_progress, settings, name) for name in settings.nodes})
+    answers = ask_all(questions, _LAG_SECONDS)
+    if broken:
+        raise broken[0]
+    told = answers.pop(_LOG)
+    assert not isinstance(told, NodeProgress)
+    nodes = {name: answer for name, answer in answers.items() if not isinstance(answer, LogLook)}
+    look = GroupLook(time.monotonic(), time.time_ns() // 1000, told, nodes)
+    return lag_of(settings.group, settings.leader, list(settings.nodes), look, before), look
+
+
+def _log_look(settings: Settings) -> LogLook:
+    # A reader would wait long for a topic that does not exist.
+    topic = _topic(settings, _client(settings, "lag")).find()
+    if topic is None:
+        raise LogError("the topic does not exist", "run: cdc init", f"topic {settings.topic}")
     with log_reader(settings, "lag") as reader:
         tail = reader.read_tail()
-    topic = _topic(settings, client).find()
     if tail is None:
         raise LogError("the log is empty", "run: cdc init", settings.topic)
-    node = leader_of(settings, tail)
-    leader, problem = None, None
-    try:
-        with connect(settings.dsn_of(node), "cdc lag", node, answer_seconds=_LAG_SECONDS) as connection:
-            leader = leader_progress(connection, settings.slot, node)
-    except CdcError as error:
-        problem = str(error)
-    followers: list[Hop] = []
-    diverged: list[str] = []
-    for name in settings.nodes:
-        if name == node:
-            continue
-        try:
-            with connect(settings.dsn_of(name), "cdc lag", name, answer_seconds=_LAG_SECONDS) as connection:
-                position = follower_progress(connection, settings.topic, name)
-                with translated(name):
-                    since = diverged_since(connection, settings.topic)
-            if since:
-                diverged.append(f"{name} has diverged since {since}: a transaction was left out; bootstrap it anew")
-            now_us = leader.now_us if leader else tail.committed_at_us
-            followers.append(follower_hop(name, position, tail, now_us))
-        except CdcError as error:
-            followers.append(Hop(name, None, None, "?", str(error)))
-    warnings = [
-        slot_warning(leader.wal_status, leader.safe_wal_bytes, leader.wal_keep_bytes) if leader else None,
-        *(topic_warnings(topic) if topic else ()),
-        *(retention_warning(hop.name, hop, topic.retention_ms) for hop in followers if topic),
-    ]
-    told = [*(warning for warning in warnings if warning), *diverged]
-    return LagReport(settings.group, node, leader, problem, log_hop(leader, tail), followers, told)
+    return LogLook(tail, topic.retention_ms, tuple(topic_warnings(topic)))
+
+
+def _node_progress(settings: Settings, name: str) -> NodeProgress:
+    timeout = str(int(_LAG_SECONDS))
+    with (
+        translated(name),
+        open_connection(settings.dsn_of(name), "cdc lag", _LAG_SECONDS, connect_timeout=timeout) as connection,
+    ):
+        return node_progress(connection, settings.slot, settings.topic, name)

@@ -23,6 +23,22 @@ class TransactionName(NamedTuple):
         return f"{self.epoch}/{self.commit_lsn}"
 
 
+class Token(NamedTuple):
+    """All that the leader of `epoch` had committed when its WAL ended at `lsn`; written `EPOCH/LSN`. Unlike the name of
+    a transaction it may lie between two of them."""
+
+    epoch: int
+    lsn: Lsn
+
+    @classmethod
+    def parse(cls, text: str) -> Token:
+        """Raises ValueError when it is not of that form."""
+        return cls(*TransactionName.parse(text))
+
+    def __str__(self) -> str:
+        return f"{self.epoch}/{self.lsn}"
+
+
 class Position(NamedTuple):
     """The newest transaction that is complete, in the order of the log: epoch first, then commit LSN.
 

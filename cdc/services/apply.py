@@ -61,7 +61,9 @@ from cdc.log.sequences import SEQUENCES_PREFIX, sequence_values
 from cdc.ports import LogReader, LogRecord, TablePlan, Target
 from cdc.protocol.lsn import Lsn
 from cdc.retry import run_with_retries
+from cdc.services.health import Health
 from cdc.services.lag import removal_is_near
+from cdc.services.meters import ApplyMeter
 from cdc.stop import StopToken
 
 log = structlog.get_logger(__name__)
@@ -80,6 +82,9 @@ _STOP_PATIENCE_SECONDS = 4.0
 """How long a stop waits for the statement that runs, of the 10 s that a daemon has to end."""
 
 _RETENTION_LOOK_SECONDS = 30.0
+_PROVEN_SECONDS = 16.0
+"""After so long without an error a session is well though nothing was there to commit: a log that does not answer is
+noticed before."""
 
 ALIKE_BEFORE_RUN = 8
 """So many changes that are alike make it likely that more follow; learning a run costs as much as reading a few."""
@@ -139,6 +144,8 @@ class ApplyService:
         node: str,
         limits: ApplyLimits | None = None,
         while_leading: Callable[[], None] = lambda: None,
+        health: Health | None = None,
+        meter: ApplyMeter | None = None,
     ) -> None:
         """`node` is the follower's name in the group: an epoch that it leads is not applied to it, and `while_leading`
         is called now and then instead."""
@@ -148,6 +155,8 @@ class ApplyService:
         self._careful_until: TransactionName | None = None
         self._limits = limits or ApplyLimits()
         self._while_leading = while_leading
+        self._health = health or Health()
+        self._meter = meter or ApplyMeter()
 
     def run(self, stop: StopToken) -> None:
         gc.freeze()
@@ -156,7 +165,7 @@ class ApplyService:
         watch = threading.Thread(target=self._interrupt_when_late, args=(stop, ended), name="stop", daemon=True)
         watch.start()
         try:
-            run_with_retries(lambda progress: self._session(stop, progress), stop, "apply")
+            run_with_retries(lambda progress: self._session(stop, progress), stop, "apply", self._health.interrupted)
         finally:
             ended.set()
 
@@ -176,11 +185,20 @@ class ApplyService:
                 if position is None:
                     return
                 log.info("applying", position=str(position), offset=position.next_offset)
-                session = _Session(reader, self._target, self._limits, self._node, position, self._careful_until)
+                self._meter.begin(position)
+                session = _Session(
+                    reader, self._target, self._limits, self._node, position, self._careful_until, self._meter
+                )
+                began = time.monotonic()
                 with suppress(_SingleOutError):
                     while not stop.is_set() and not session.leads:
-                        if session.step():
+                        committed = session.step()
+                        if committed:
                             progress()
+                        if committed or time.monotonic() - began > _PROVEN_SECONDS:
+                            self._health.works("applying")
+                            self._meter.follows(*session.place())
+                        self._health.turn()
                     session.finish()
                 self._careful_until = session.careful_until
         except FencedError:
@@ -189,6 +207,7 @@ class ApplyService:
             self._target.note_blocked(str(error))
             raise
         finally:
+            self._meter.ended()
             self._target.close()
             reader.close()
 
@@ -200,6 +219,7 @@ class ApplyService:
             if not told:
                 log.info("this node leads, or has led and did not rejoin; waiting until it follows")
                 told = True
+            self._health.works("leading")
             self._while_leading()
             if stop.wait(_LEADING_WAIT_SECONDS):
                 return None
@@ -225,9 +245,13 @@ class _Session:
         node: str,
         position: Position,
         careful_until: TransactionName | None = None,
+        meter: ApplyMeter | None = None,
     ) -> None:
         """Up to `careful_until`, every transaction is committed by itself."""
         self.careful_until = careful_until
+        self._meter = meter or ApplyMeter()
+        self._read_to = position.next_offset
+        self._piece_changes = 0
         self._reader = reader
         self._target = target
         self._limits = limits
@@ -242,6 +266,8 @@ class _Session:
         self._schemas: dict[str, TableSchema] = {}
         self._new_schemas: list[TableSchema] = []
         self._sequences: dict[TableId, int] = {}
+        self._position = position
+        self._epoch_ends: list[Position] = []
         self._look_again_at = 0.0
         self._hint_in_doubt = True
         self._run: Run | None = None
@@ -254,8 +280,25 @@ class _Session:
     def step(self) -> bool:
         """Read what is there, apply what is complete. True when something was committed."""
         records = self._read()
-        if records:
-            self._look_at_retention(records[0].offset() or 0)
+        if not records:
+            return self._take_in(records)
+        began = time.monotonic()
+        self._look_at_retention(records[0].offset() or 0)
+        try:
+            return self._take_in(records)
+        finally:
+            self._read_to = (records[-1].offset() or 0) + 1
+            self._meter.records += len(records)
+            self._meter.busy_seconds += time.monotonic() - began
+
+    def place(self) -> tuple[int, int]:
+        """The offset before which all is applied, and where the log ends, as far as the broker has told."""
+        begun = self._window.items or self._in_pieces or self._chain.in_transaction
+        done = self._position.next_offset if begun else self._read_to
+        return done, max(done, self._reader.known_end())
+
+    def _take_in(self, records: Sequence[LogRecord]) -> bool:
+        """True when something was committed."""
         try:
             for record in self._without_runs(records):
                 if not self._accept(record):
@@ -276,6 +319,7 @@ class _Session:
             return True
         if full:
             self._in_pieces = True
+            self._piece_changes += len(window.items)
             self._apply_piece(window.take_all())
         return False
 
@@ -388,6 +432,7 @@ class _Session:
                 self._hint_in_doubt = False
                 if kind == "epoch":
                     self._drop_unfinished()
+                    self._epoch_ends.append(self._window.position or self._position)
                     self.leads = meta["leader"] == self._node
                 self._gather(event, meta, value, offset)
                 if last:
@@ -408,6 +453,7 @@ class _Session:
         """A new epoch begins: what the one before left unfinished was never committed there."""
         self._window.drop_unfinished()
         if self._in_pieces:
+            self._piece_changes = 0
             self._target.rollback()
 
     def _learn(self, schema: TableSchema) -> None:
@@ -474,11 +520,15 @@ class _Session:
     # applying
 
     def _flush_complete(self, position: Position) -> None:
+        changes, size = self._window.complete + self._piece_changes, self._window.complete_size
         try:
             self._apply(self._window.take_complete())
             if self._sequences:
                 self._target.store_sequences(self._sequences)
                 self._sequences = {}
+            if self._epoch_ends:
+                self._target.store_epoch_ends(self._epoch_ends)
+                self._epoch_ends = []
             failpoints.hit(failpoints.APPLY_BEFORE_COMMIT)
             self._target.commit(position, self._new_schemas)
         except (FencedError, LogError):
@@ -489,6 +539,9 @@ class _Session:
                 log.info("a change cannot be applied, looking for its transaction", up_to=str(position.name))
                 raise _SingleOutError from error
             raise self._refused(error, position.name) from error
+        self._position = position
+        self._piece_changes = 0
+        self._meter.committed(position, changes, size)
         failpoints.hit(failpoints.APPLY_AFTER_COMMIT)
         self._new_schemas.clear()
         if self.careful_until is not None and position.name >= self.careful_until:

@@ -35,8 +35,10 @@ from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
 from cdc.retry import at_most_every, run_with_retries
 from cdc.services.guardian import Guardian
+from cdc.services.health import Health
 from cdc.services.heartbeat import Heartbeat
 from cdc.services.initialize import FIRST_EPOCH
+from cdc.services.meters import CaptureMeter
 from cdc.services.resume import Place, check_identity, check_slot, check_tail
 from cdc.stop import StopToken
 
@@ -96,6 +98,8 @@ class CaptureService:
         topic: LogTopic,
         tail_reader: Callable[[], TailReader],
         writer: Callable[[int, int], LogWriter],
+        health: Health | None = None,
+        meter: CaptureMeter | None = None,
     ) -> None:
         """The callables connect anew; `leader` and `stream` get the name of the node, `writer` the topic's
         max.message.bytes and the offset that the log goes on at."""
@@ -107,13 +111,15 @@ class CaptureService:
         self._writer = writer
         self._place = Place(settings.first_leader, settings.topic, settings.slot)
         self._own_backend: int | None = None
+        self._health = health or Health()
+        self._meter = meter or CaptureMeter()
 
     def run(self, stop: StopToken) -> None:
         """Returns when `stop` is set and what was published is confirmed, or 10 s later at most.
 
         Raises TerminalError or CheckError when an operator must act. Lost connections are retried for ever.
         """
-        run_with_retries(lambda progressed: self._session(stop, progressed), stop, "capture")
+        run_with_retries(lambda progressed: self._session(stop, progressed), stop, "capture", self._health.interrupted)
 
     def _session(self, stop: StopToken, progressed: Callable[[], None]) -> None:
         with suppress(_StoppedError):
@@ -137,7 +143,7 @@ class CaptureService:
             self._await_promotion(leader, newest, stop)
             identity = check_identity(leader.identity(self._settings.group), stream.identify(), self._place)
             topic = self._topic.describe()
-            guardian = Guardian(lambda: self._leader(node), self._topic, identity, self._place)
+            guardian = Guardian(lambda: self._leader(node), self._topic, identity, self._place, self._meter.looked_at)
             guardian.inspect(leader, topic)
             if not self._acquire(leader, stream, stop):
                 return
@@ -149,8 +155,16 @@ class CaptureService:
             writer = cleanup.enter_context(closing(self._writer(topic.max_message_bytes, tail.high_watermark)))
             assembler = self._assembler(leader, identity, tail, slot)
             leader.close()
+            self._meter.epoch = identity.epoch
+            self._meter.freshness.begin((_now_us() - tail.committed_at_us) / 1e6)
+            cleanup.callback(self._meter.freshness.end)
             heartbeat = cleanup.enter_context(
-                Heartbeat(lambda: self._leader(node), self._settings.group.encode(), self._settings.heartbeat_seconds)
+                Heartbeat(
+                    lambda: self._leader(node),
+                    self._settings.group.encode(),
+                    self._settings.heartbeat_seconds,
+                    self._meter.freshness,
+                )
             )
             log.info(
                 "capture streams",
@@ -162,8 +176,9 @@ class CaptureService:
             )
             cleanup.enter_context(guardian)
             session = CaptureSession(
-                self._settings, stream, writer, assembler, tail, heartbeat, progressed, guardian.check
-            )
+                self._settings, stream, writer, assembler, tail, heartbeat, progressed, guardian.check,
+                self._health, self._meter,
+            )  # fmt: skip
             session.run(stop)
 
     def _stand_by(self, stop: StopToken) -> LogTail | None:
@@ -175,6 +190,7 @@ class CaptureService:
                 self._check_fenced(own, newest)
                 log.info("another node leads, standing by", leader=newest.leader, epoch=newest.epoch)
                 known_epoch = newest.epoch
+            self._health.works("standing by")
             if stop.wait(_STANDBY_SECONDS):
                 raise _StoppedError
             newest = self._newest(stop, newest)
@@ -299,9 +315,13 @@ class CaptureSession:
         heartbeat: Heartbeat,
         progressed: Callable[[], None],
         check: Callable[[], None] = lambda: None,
+        health: Health | None = None,
+        meter: CaptureMeter | None = None,
     ) -> None:
         """`progressed` is called whenever the slot may move on, `check` again and again: what it raises ends it all."""
         self._check = check
+        self._health = health or Health()
+        self._meter = meter or CaptureMeter()
         self._heartbeat = heartbeat
         self._progressed = progressed
         self._settings = settings
@@ -314,6 +334,7 @@ class CaptureSession:
         self._completed_at = time.monotonic()
         self._delivered_at = time.monotonic()
         self._deliveries = 0
+        self._counted = 0
         self._stuck = False
         self._heard_at = time.monotonic()
         self._silent = False
@@ -343,6 +364,16 @@ class CaptureSession:
         self._tell_when_due()
         self._watch_delivery()
         self._watch_leader()
+        self._measure()
+
+    def _measure(self) -> None:
+        meter, assembler = self._meter, self._assembler
+        meter.transactions += assembler.transactions - self._counted
+        self._counted = assembler.transactions
+        meter.in_flight_bytes = self._writer.bytes_in_flight
+        meter.received_lsn, meter.durable_lsn = assembler.received_lsn, self._confirmed_lsn
+        if not self._stuck and not self._silent:
+            self._health.works("streaming")
 
     def _pump(self) -> None:
         """Read what has arrived and publish what is ready."""
@@ -361,7 +392,10 @@ class CaptureSession:
             failpoints.hit(failpoints.CAPTURE_MID_TRANSACTION)
 
     def _publish(self, records: Sequence[Record]) -> None:
+        before = self._writer.bytes_in_flight
         self._writer.publish(records, self._assembler.complete_lsn)
+        self._meter.records += len(records)
+        self._meter.record_bytes += self._writer.bytes_in_flight - before
         failpoints.hit(failpoints.CAPTURE_PRODUCED)
 
     def _confirm(self) -> None:
@@ -370,6 +404,7 @@ class CaptureSession:
         if delivered > self._confirmed_lsn:
             failpoints.hit(failpoints.CAPTURE_DELIVERED)
             self._confirmed_lsn = delivered
+            self._meter.freshness.delivered(delivered)
             self._progressed()
 
     def _mark_when_due(self) -> None:
@@ -428,6 +463,7 @@ class CaptureSession:
         if (silence > _SILENT_SECONDS) != self._silent:
             self._silent = not self._silent
             if self._silent:
+                self._health.stuck(f"the leader has not answered for {_SILENT_SECONDS:.0f} s")
                 log.warning("the leader does not answer", slot=self._settings.slot, seconds=_SILENT_SECONDS)
             else:
                 log.info("the leader answers again", slot=self._settings.slot)
@@ -442,6 +478,7 @@ class CaptureSession:
     def _say_stuck(self, stuck: bool) -> None:
         facts = {"topic": self._settings.topic, "bytes_in_flight": self._writer.bytes_in_flight}
         if stuck:
+            self._health.stuck(f"the log has taken no records for {_STUCK_SECONDS:.0f} s")
             log.warning("the log takes no records, the slot waits", seconds=_STUCK_SECONDS, **facts)
         else:
             log.info("the log takes records again", **facts)

@@ -21,6 +21,7 @@ from cdc.capture_ports import (
     LogTopic,
     Publication,
     PublishedTable,
+    SlotFacts,
     TopicFacts,
 )
 from cdc.errors import CdcError, PublicationError, TerminalError
@@ -116,9 +117,15 @@ class Guardian:
     """A thread that looks at all of it while entered. What it finds that must not be, `check` raises."""
 
     def __init__(
-        self, connect: Callable[[], LeaderDatabase], topic: LogTopic, identity: LeaderIdentity, place: Place
+        self,
+        connect: Callable[[], LeaderDatabase],
+        topic: LogTopic,
+        identity: LeaderIdentity,
+        place: Place,
+        looked_at: Callable[[SlotFacts, TopicFacts], None] = lambda slot, topic: None,
     ) -> None:
-        """`connect` gives a connection for this thread alone."""
+        """`connect` gives a connection for this thread alone; `looked_at` gets what each look saw."""
+        self._looked_at = looked_at
         self._connect = connect
         self._topic = topic
         self._identity = identity
@@ -145,6 +152,7 @@ class Guardian:
         """One look. Raises TerminalError; warns in the log of what may become one."""
         look = leader.look(self._identity.group, self._place.slot)
         slot = check_slot(look.slot, self._place, look.slot_made_lsn)
+        self._looked_at(slot, topic)
         check_publication(look, self._place)
         check_topic(self._identity, topic, self._place)
         warning = slot_warning(slot.wal_status, slot.safe_wal_bytes, slot.wal_keep_bytes)

@@ -19,6 +19,7 @@ from cdc.errors import CdcError
 from cdc.events.table import TableId
 from cdc.log.sequences import SEQUENCES_PREFIX, sequences_message
 from cdc.retry import Backoff
+from cdc.services.meters import Freshness
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,14 @@ _JOIN_SECONDS = 1.0
 class Heartbeat:
     """A thread with a connection of its own that emits one message every `interval` seconds while entered."""
 
-    def __init__(self, connect: Callable[[], LeaderDatabase], content: bytes, interval: float) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], LeaderDatabase],
+        content: bytes,
+        interval: float,
+        freshness: Freshness | None = None,
+    ) -> None:
+        self._freshness = freshness or Freshness()
         self._connect = connect
         self._content = content
         self._interval = interval
@@ -58,6 +66,7 @@ class Heartbeat:
     def _run(self) -> None:
         backoff = Backoff(first=self._interval)
         while not self._stop.is_set():
+            self._freshness.beat_begins()
             try:
                 self._beat(backoff)
             except CdcError as error:
@@ -71,7 +80,11 @@ class Heartbeat:
         asked_at = -_SEQUENCES_SECONDS
         try:
             while True:
-                leader.emit_message(HEARTBEAT_PREFIX, self._content)
+                self._freshness.beat_begins()
+                lsn = leader.emit_message(HEARTBEAT_PREFIX, self._content)
+                if self._stop.is_set():
+                    return  # what is measured now may be another leader
+                self._freshness.beat_is_at(lsn)
                 if time.monotonic() - asked_at >= _SEQUENCES_SECONDS:
                     asked_at = time.monotonic()
                     _tell_sequences(leader, told)

@@ -106,6 +106,14 @@ class LogReader:
             raise self._explained(RetryableError("the offsets of the log are not known in time", where=self._where))
         return low_high
 
+    def known_end(self) -> int:
+        """The offset that the next record gets, as the broker last said; negative while not known. Asks nobody."""
+        try:
+            known = self._consumer.get_watermark_offsets(TopicPartition(self._topic, PARTITION), cached=True)
+        except KafkaException:  # nothing was fetched yet
+            return -1
+        return known[1] if known else -1
+
     def read_tail(
         self,
         on_wait: Callable[[], None] | None = None,

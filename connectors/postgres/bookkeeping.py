@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import resources
 
 import psycopg
 import structlog
 
-from cdc.events.position import TransactionName
+from cdc.events.position import Position, TransactionName
 from cdc.events.table import TableId
 from cdc.ports import Decision
 from cdc.protocol.lsn import Lsn
@@ -33,21 +34,41 @@ def follower_sql() -> str:
 
 
 def complete_bookkeeping(connection: psycopg.Connection, node: str) -> bool:
-    """A follower that an older version bootstrapped lacks tables. False when our role may not make them."""
-    if has_decisions(connection):
+    """A follower that an older version bootstrapped lacks tables. False when decisions cannot be kept here, because our
+    role may not make them."""
+    if _is_complete(connection):
         return True
     try:
         with connection.transaction():
             connection.execute(follower_sql())
-            make_read_only(connection, [TableId("cdc", "decision"), TableId("cdc", "blocked")])
+            make_read_only(connection, [TableId("cdc", name) for name in ("decision", "blocked", "epoch_end")])
     except psycopg.errors.InsufficientPrivilege:
         log.warning("bookkeeping tables are missing and our role may not make them: run sql/follower.sql", node=node)
-        return False
+        return has_decisions(connection)
     return True
+
+
+def _is_complete(connection: psycopg.Connection) -> bool:
+    """The function is what came last."""
+    query = "SELECT to_regprocedure('cdc.wait_for(pg_lsn, interval)') IS NOT NULL"
+    return connection.execute(query).fetchone() == (True,)
 
 
 def has_decisions(connection: psycopg.Connection) -> bool:
     return connection.execute("SELECT to_regclass('cdc.decision') IS NOT NULL").fetchone() == (True,)
+
+
+def keep_epoch_ends(connection: psycopg.Connection, log_name: str, ends: Iterable[Position]) -> None:
+    """Of each epoch that is over its newest transaction; nothing where an older version made this follower and our role
+    may not complete it."""
+    may = "SELECT coalesce(has_table_privilege(to_regclass('cdc.epoch_end')::oid, 'INSERT'), false)"
+    if connection.execute(may).fetchone() != (True,):
+        return
+    for end in ends:
+        connection.execute(
+            "INSERT INTO cdc.epoch_end (log, epoch, end_lsn) VALUES (%s, %s, %s::pg_lsn) ON CONFLICT DO NOTHING",
+            (log_name, end.epoch, str(end.end_lsn)),
+        )
 
 
 def insert_decision(connection: psycopg.Connection, log_name: str, decision: Decision) -> int:

@@ -31,6 +31,8 @@ _CREATE = """
     COMMENT ON COLUMN cdc.identity.slot_made_lsn IS 'where the slot began';
     COMMENT ON COLUMN cdc.identity.publication IS 'what was published when cdc init ran last';
     COMMENT ON TABLE cdc.identity IS 'which log each slot of this database feeds; written by cdc init';
+    -- For cdc.wait_for, which works on a follower that was promoted, too.
+    GRANT SELECT (topic, epoch) ON cdc.identity TO PUBLIC;
 """
 _UPSERT = """
     INSERT INTO cdc.identity (group_name, epoch, system_id, timeline, slot_name, topic, topic_id, node)

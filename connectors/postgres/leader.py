@@ -85,9 +85,11 @@ class Leader:
         with translated(self._where):
             return sequences.last_values(self._conn)
 
-    def emit_message(self, prefix: str, content: bytes) -> None:
+    def emit_message(self, prefix: str, content: bytes) -> Lsn:
+        query = "SELECT pg_catalog.pg_logical_emit_message(true, %s, %s::bytea)::text"
         with translated(self._where):
-            self._conn.execute("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s::bytea)", (prefix, content))
+            row = self._conn.execute(query, (prefix, content)).fetchone()
+        return Lsn.parse(row[0] if row else "")
 
     def facts(self) -> LeaderFacts:
         return leader_facts(self._conn, self._where)

@@ -6,10 +6,11 @@ import psycopg
 
 from cdc.errors import CheckError
 from cdc.events.position import TransactionName
-from cdc.ports import FollowerFacts, Leadership, LeaderState
+from cdc.ports import FollowerFacts, Leadership, LeaderState, NodeProgress
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.bookkeeping import diverged_since, has_decisions, read_decisions
 from connectors.postgres.connection import translated
+from connectors.postgres.progress import leader_progress, read_position
 
 _SHOWN_DECISIONS = 5
 _POSITION = """
@@ -71,6 +72,16 @@ def follower_facts(connection: psycopg.Connection, log_name: str, where: str) ->
             blocked=problem,
             decisions=tuple(read_decisions(connection, log_name, _SHOWN_DECISIONS)) if decided else (),
         )
+
+
+def node_progress(connection: psycopg.Connection, slot: str, log_name: str, where: str) -> NodeProgress:
+    """Raises CheckError when this database is no part of the group yet."""
+    facts = follower_facts(connection, log_name, where)
+    epoch = facts.leadership.epoch
+    leader = None if epoch is None else leader_progress(connection, slot, epoch, where)
+    with translated(where):
+        position = None if leader else read_position(connection, log_name)
+    return NodeProgress(leader, position, facts)
 
 
 def _leadership(connection: psycopg.Connection, log_name: str) -> Leadership:

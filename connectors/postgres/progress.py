@@ -15,29 +15,35 @@ from connectors.postgres.connection import translated
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def leader_progress(connection: psycopg.Connection, slot: str, where: str) -> LeaderProgress:
-    """Raises CheckError when the slot does not exist."""
+_LEADER = """
+    SELECT pg_current_wal_insert_lsn()::text, clock_timestamp(), s.confirmed_flush_lsn::text, s.active,
+           pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.wal_status, s.safe_wal_size,
+           (SELECT setting::bigint * 1048576 FROM pg_settings
+            WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1'),
+           CASE WHEN s.active THEN r.write_lsn ELSE s.confirmed_flush_lsn END::text
+    FROM pg_replication_slots s LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid
+    WHERE s.slot_name = %s AND s.database = current_database()
+"""
+
+
+def leader_progress(connection: psycopg.Connection, slot: str, epoch: int, where: str) -> LeaderProgress | None:
+    """`epoch` is that of the node's leadership. None when the slot is not here."""
     with translated(where):
-        row = connection.execute(
-            "SELECT pg_current_wal_insert_lsn()::text, clock_timestamp(), confirmed_flush_lsn::text, active, "
-            "pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status, safe_wal_size, "
-            "(SELECT setting::bigint * 1048576 FROM pg_settings "
-            "WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1') "
-            "FROM pg_replication_slots WHERE slot_name = %s",
-            (slot,),
-        ).fetchone()
+        row = connection.execute(_LEADER, (slot,)).fetchone()
     if row is None:
-        raise CheckError(f"replication slot {slot} does not exist", "run: cdc init", where)
-    insert, now, confirmed, active, retained, wal_status, safe, keep = row
+        return None
+    insert, now, confirmed, active, retained, wal_status, safe, keep, received = row
     return LeaderProgress(
-        Lsn.parse(insert),
-        microseconds(now),
-        Lsn.parse(confirmed),
-        bool(active),
-        int(retained or 0),
-        str(wal_status),
-        safe,
-        keep,
+        insert_lsn=Lsn.parse(insert),
+        now_us=microseconds(now),
+        confirmed_flush_lsn=Lsn.parse(confirmed),
+        slot_active=bool(active),
+        retained_bytes=int(retained or 0),
+        wal_status=str(wal_status),
+        safe_wal_bytes=safe,
+        wal_keep_bytes=keep,
+        received_lsn=Lsn.parse(received) if received else None,
+        epoch=epoch,
     )
 
 

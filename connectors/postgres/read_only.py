@@ -16,10 +16,8 @@ from cdc.events.table import TableId
 
 log = structlog.get_logger(__name__)
 
-BOOKKEEPING = tuple(
-    TableId("cdc", name)
-    for name in ("position", "relation", "bootstrap", "sequence", "fence", "promotion", "decision", "blocked")
-)
+_TABLES = ("position", "relation", "bootstrap", "sequence", "fence", "promotion", "decision", "blocked", "epoch_end")
+BOOKKEEPING = tuple(TableId("cdc", name) for name in _TABLES)
 """Roles with pg_write_all_data could write these otherwise."""
 _UNPROTECTED = """
 WITH RECURSIVE tree (oid) AS (

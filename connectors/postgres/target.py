@@ -29,7 +29,14 @@ from cdc.events.table import TableId, TableSchema
 from cdc.log.records import Truncation
 from cdc.ports import Decision, TablePlan
 from cdc.protocol.lsn import Lsn
-from connectors.postgres.bookkeeping import OVERWRITE, complete_bookkeeping, diverged_since, insert_decision, skip_at
+from connectors.postgres.bookkeeping import (
+    OVERWRITE,
+    complete_bookkeeping,
+    diverged_since,
+    insert_decision,
+    keep_epoch_ends,
+    skip_at,
+)
 from connectors.postgres.catalog import may_restart_identity, table_facts
 from connectors.postgres.connection import WatchedConnection, connect, open_connection, translated
 from connectors.postgres.copy_text import copy_text
@@ -324,6 +331,10 @@ class PostgresTarget:
             )
         with translated(self._node):
             return skip_at(self._conn, self._log, name)
+
+    def store_epoch_ends(self, ends: Sequence[Position]) -> None:
+        with translated(self._node):
+            keep_epoch_ends(self._conn, self._log, ends)
 
     def store_sequences(self, values: Mapping[TableId, int]) -> None:
         with translated(self._node), self._conn.cursor() as cursor:

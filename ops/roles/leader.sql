@@ -32,6 +32,8 @@ ALTER ROLE :"capture" LOGIN REPLICATION;
 -- To copy tables and dump their definitions for a new follower, those that join later included, and to read
 -- cdc.identity. A leader whose followers are all there can do without: GRANT USAGE ON SCHEMA cdc, SELECT ON cdc.identity.
 GRANT pg_read_all_data TO :"capture";
+-- For cdc lag: how far capture is, which pg_stat_replication shows to nobody else.
+GRANT pg_read_all_stats TO :"capture";
 -- Rows that a policy hides would be missing on the follower; the copy refuses to begin without this right.
 SELECT format('ALTER ROLE %I BYPASSRLS', :'capture')
 WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE relrowsecurity) \gexec

@@ -247,7 +247,7 @@ class TestServers:
             assert made(pipeline) == []
             assert group.topic not in topics(kafka)
 
-    @pytest.mark.parametrize("arguments", [*EVERY_COMMAND[:2], *EVERY_COMMAND[4:]], ids=name_of)
+    @pytest.mark.parametrize("arguments", [*EVERY_COMMAND[:2], *EVERY_COMMAND[5:]], ids=name_of)
     def test_kafka_that_is_not_there(self, strict_pipeline: Pipeline, kafka: KafkaServer, arguments: list[str]):
         group = self.rewrite(strict_pipeline, kafka.bootstrap_servers, NOBODY)
         done = command(group, *arguments)
@@ -264,6 +264,15 @@ class TestGroup:
         group = TestServers.rewrite(pipeline, kafka.bootstrap_servers, NOBODY)
         refused(command(group, "init"), 3, "kafka", "To do", where=f"topic {group.topic}")
         assert made(pipeline) == []
+
+    def test_lag_without_kafka_shows_what_can_be_reached(self, pipelines: Pipelines, kafka: KafkaServer):
+        pipeline = pipelines.new(TABLE).init().bootstrap()
+        done = command(TestServers.rewrite(pipeline, kafka.bootstrap_servers, NOBODY), "lag")
+        assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+        assert "some parts of the group cannot be reached" in done.stderr
+        assert f"{LEADER} leads" in done.stdout
+        assert "no applier" in done.stdout
+        assert "the log in Kafka: no answer" in done.stdout or pipeline.group.topic in done.stdout
 
     def test_nothing_was_initialised(self, pipelines: Pipelines, kafka: KafkaServer):
         pipeline = pipelines.new(TABLE)

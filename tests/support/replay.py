@@ -111,6 +111,9 @@ class RecordedLog:
     def watermarks(self) -> tuple[int, int]:
         return 0, len(self._records)
 
+    def known_end(self) -> int:
+        return len(self._records)
+
     def read_tail(self, *, depth_bytes: int = 0) -> None:
         return None
 

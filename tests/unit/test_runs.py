@@ -242,7 +242,7 @@ def _applied(log: list[bytes], alike_before_run: int, fetch: int) -> list[Any]:
     return done
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(changes, min_size=1, max_size=25), min_size=1, max_size=4), st.integers(1, 40))
 def test_with_runs_and_without_the_follower_gets_the_same(
     transactions: list[list[tuple[int, str, tuple[str | None, ...]]]], fetch: int

@@ -89,8 +89,17 @@ CREATE TABLE IF NOT EXISTS cdc.blocked (
 );
 COMMENT ON TABLE cdc.blocked IS 'Why the applier cannot go on; NULL again with the next transaction that it commits.';
 
+CREATE TABLE IF NOT EXISTS cdc.epoch_end (
+    log text NOT NULL,
+    epoch bigint NOT NULL,
+    end_lsn pg_lsn NOT NULL,
+    PRIMARY KEY (log, epoch)
+);
+COMMENT ON TABLE cdc.epoch_end IS
+    'How far an epoch that is over was carried over: what its leader committed after that is not in the log.';
+
 GRANT USAGE ON SCHEMA cdc TO PUBLIC;
-GRANT SELECT ON cdc.position, cdc.bootstrap, cdc.decision, cdc.blocked TO PUBLIC;
+GRANT SELECT ON cdc.position, cdc.bootstrap, cdc.decision, cdc.blocked, cdc.epoch_end TO PUBLIC;
 
 CREATE OR REPLACE FUNCTION cdc.refuse_write() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -101,3 +110,66 @@ END
 $$;
 COMMENT ON FUNCTION cdc.refuse_write() IS
     'Fires for everybody but sessions with session_replication_role = replica, which a normal role may not set.';
+
+CREATE OR REPLACE FUNCTION cdc.wait_for(token text, timeout interval DEFAULT '10 s') RETURNS boolean
+LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    parts text[] := regexp_match(token, '^(?:(\d{1,18})/)?([0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})$');
+    wanted_epoch bigint := parts[1]::bigint;
+    wanted_lsn pg_lsn := parts[2]::pg_lsn;
+    deadline timestamptz := clock_timestamp() + timeout;
+    pause double precision := 0.002;
+    follows text;
+    at_epoch bigint;
+    at_lsn pg_lsn;
+    ended_at pg_lsn;
+BEGIN
+    IF parts IS NULL THEN
+        RAISE EXCEPTION 'neither a token (EPOCH/LSN) nor an LSN'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'The command cdc token prints one.';
+    END IF;
+    -- In READ COMMITTED each statement in here sees what is committed when it begins, and so does the one that follows
+    -- this function. Elsewhere the whole transaction has one snapshot, and waiting would show nothing new.
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        RAISE EXCEPTION 'cdc.wait_for would see nothing new in a % transaction', current_setting('transaction_isolation')
+            USING ERRCODE = 'active_sql_transaction', HINT = 'Call it in READ COMMITTED, before that one begins.';
+    END IF;
+    IF (SELECT count(*) FROM cdc.position) <> 1 THEN
+        RAISE EXCEPTION 'this database follows no log, or more than one'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    LOOP
+        SELECT log, epoch, end_lsn INTO follows, at_epoch, at_lsn FROM cdc.position;
+        wanted_epoch := coalesce(parts[1]::bigint, at_epoch);
+        IF at_epoch = wanted_epoch AND at_lsn >= wanted_lsn THEN
+            RETURN true;
+        END IF;
+        IF at_epoch > wanted_epoch THEN
+            SELECT end_lsn INTO ended_at FROM cdc.epoch_end e WHERE e.log = follows AND e.epoch = wanted_epoch;
+            IF ended_at >= wanted_lsn THEN
+                RETURN true;
+            END IF;
+            RAISE EXCEPTION 'epoch % is over, and % of it is not known to have been carried over', wanted_epoch, wanted_lsn
+                USING ERRCODE = 'CDC01', HINT = 'Look on the leader whether the write is there, and take a new token.';
+        END IF;
+        IF has_column_privilege(to_regclass('cdc.identity')::oid, 'epoch', 'SELECT') THEN
+            PERFORM FROM cdc.identity i WHERE i.topic = follows AND i.epoch = wanted_epoch;
+            IF FOUND THEN
+                RETURN true;  -- This node leads that epoch: it shows all that was written here.
+            END IF;
+        END IF;
+        IF clock_timestamp() >= deadline THEN
+            RETURN false;
+        END IF;
+        PERFORM pg_sleep(least(pause, extract(epoch FROM deadline - clock_timestamp())));
+        pause := least(pause * 1.5, 0.1);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION cdc.wait_for(text, interval) IS
+    'Waits until this database shows all that the leader had committed at a token; false when the time is over.';
+
+CREATE OR REPLACE FUNCTION cdc.wait_for(lsn pg_lsn, timeout interval DEFAULT '10 s') RETURNS boolean
+LANGUAGE sql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$ SELECT cdc.wait_for(lsn::text, timeout) $$;
+COMMENT ON FUNCTION cdc.wait_for(pg_lsn, interval) IS
+    'The same by an LSN of the node that leads now. Across a promotion only a token tells one leader''s from another''s.';
