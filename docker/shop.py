@@ -25,8 +25,13 @@ def clients_dsn(dsns: Sequence[str]) -> str:
     return make_conninfo(dsns[0], host=hosts, target_session_attrs="read-write")
 
 
-def prepare(dsn: str) -> None:
-    with psycopg.connect(dsn) as connection:
+def prepare(dsns: Sequence[str]) -> None:
+    """A role on every node, since roles are not copied; tables and rows on the first of `dsns`, which leads."""
+    for dsn in dsns:
+        with psycopg.connect(dsn) as connection:
+            if connection.execute("SELECT FROM pg_roles WHERE rolname = 'clerk'").fetchone() is None:
+                connection.execute("CREATE ROLE clerk")
+    with psycopg.connect(dsns[0]) as connection:
         if connection.execute("SELECT to_regclass('public.ledger')").fetchone() == (None,):
             connection.execute(schema_sql())
             connection.execute(seed_sql())
@@ -56,8 +61,9 @@ def write(dsn: str, rate: float) -> None:
 
 if __name__ == "__main__":
     settings = load(None)
-    everywhere = clients_dsn([settings.dsn_of(name) for name in settings.nodes])
+    leader_first = sorted(settings.nodes, key=lambda name: name != settings.leader)
+    dsns = [settings.dsn_of(name) for name in leader_first]
     if sys.argv[1] == "prepare":
-        prepare(settings.dsn_of(settings.leader))
+        prepare(dsns)
     else:
-        write(everywhere, float(sys.argv[2]))
+        write(clients_dsn(dsns), float(sys.argv[2]))
