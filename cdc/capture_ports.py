@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cdc.errors import CheckError
 from cdc.events.table import TableId
 from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
@@ -74,6 +75,19 @@ class Publication:
 
     tables: Mapping[int, PublishedTable]
     options: Mapping[str, str]
+
+    def check_whole(self, name: str, where: str) -> None:
+        """Raises CheckError for a row filter or a column list: a follower that lacks rows or columns cannot take over,
+        and a first copy would hold what the log says nothing of."""
+        for published in self.tables.values():
+            what = "row filter" if published.row_filter is not None else "column list"
+            if published.row_filter is not None or published.columns is not None:
+                raise CheckError(
+                    f"publication {name} has a {what} on {published.table}: followers hold whole tables",
+                    f"ALTER PUBLICATION {name} DROP TABLE and ADD TABLE it without, then run cdc init; bootstrap the "
+                    "followers anew that were made with it",
+                    where,
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -94,6 +94,10 @@ class Target(Protocol):
         """
         ...
 
+    def copied_ahead(self) -> Mapping[TableId, TransactionName]:
+        """Tables whose rows are those of a later place in the log than the position, and that place."""
+        ...
+
     def plan(self, schema: TableSchema) -> TablePlan:
         """Raises BlockedError with the DDL to run when the follower cannot take this shape."""
         ...
@@ -139,51 +143,6 @@ class Target(Protocol):
 
     def interrupt(self) -> None:
         """From another thread: end the statement that runs, which then raises RetryableError."""
-        ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class TableToCopy:
-    """A published table with what the leader's statistics say of its size (-1: never analysed)."""
-
-    table: TableId
-    estimated_rows: int
-    bytes: int
-
-
-class InitialCopy(Protocol):
-    """Both ends of the first copy of a follower. Steps in the order in which they are called."""
-
-    def begin(self) -> bool:
-        """Check both ends and mark the follower as being copied. False when it was copied completely before.
-
-        Clears what an unfinished copy left. Raises CheckError when the follower holds tables that this
-        project did not put there, or is the leader itself.
-        """
-        ...
-
-    def request_descriptions(self) -> None:
-        """Have capture describe every relation anew, before the snapshot."""
-        ...
-
-    def open_snapshot(self) -> Lsn:
-        """The consistent point: the snapshot holds every transaction whose commit LSN is before it, and no other."""
-        ...
-
-    def copy_schema_before_data(self) -> None: ...
-
-    def tables(self) -> Sequence[TableToCopy]: ...
-
-    def copy_table(self, table: TableId, progress: Callable[[int], None]) -> int:
-        """Number of rows; `progress` gets the bytes of each chunk."""
-        ...
-
-    def copy_schema_after_data(self) -> None: ...
-
-    def finish(self, position: Position) -> None:
-        """Store the position and make the follower read-only, in one transaction."""
         ...
 
     def close(self) -> None: ...

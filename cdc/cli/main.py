@@ -8,6 +8,7 @@ import click
 import psycopg
 
 from cdc import __version__
+from cdc.cli.bootstrap import bootstrap_command
 from cdc.cli.daemons import apply_command, capture_command
 from cdc.cli.decide import skip_command
 from cdc.cli.demo import demo_command
@@ -16,7 +17,7 @@ from cdc.cli.observe import status_command, tail_command
 from cdc.cli.promote import leader_command, promote_command
 from cdc.cli.read_your_writes import token_command, wait_command
 from cdc.cli.rejoin import rejoin_command
-from cdc.cli.setup import bootstrap_command, init_command
+from cdc.cli.setup import init_command
 from cdc.errors import CdcError, ConfigError
 
 

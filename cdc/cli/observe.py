@@ -60,9 +60,10 @@ def _follower_lines(follower: FollowerFacts) -> Iterator[str]:
         yield f"diverged since {follower.diverged_since}: a transaction was left out; bootstrap it anew"
     for decision in follower.decisions:
         kept = f", kept in {decision.file}" if decision.file else ""
+        counted = f"{decision.events} {'rows' if decision.action == 'copy' else 'events'}"
         yield (
             f"{decision.at} {decision.action} {decision.position} by {decision.by} ({decision.role}): "
-            f"{decision.reason}; {decision.events} events of {', '.join(decision.tables) or 'no table'}{kept}"
+            f"{decision.reason}; {counted} of {', '.join(decision.tables) or 'no table'}{kept}"
         )
 
 

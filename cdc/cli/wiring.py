@@ -6,7 +6,7 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc.capture_ports import SystemFacts
 from cdc.config import Settings
+from cdc.copy_ports import SchemaChoice
 from cdc.errors import CheckError, LogError, RetryableError
 from cdc.events.position import Token, TransactionName
 from cdc.log.tail import LogTail
@@ -49,6 +50,7 @@ from connectors.postgres.leader import Leader
 from connectors.postgres.node_status import follower_facts, leader_state, node_progress
 from connectors.postgres.promotion_node import PostgresNode
 from connectors.postgres.publication import matches
+from connectors.postgres.recopy import PostgresRecopy
 from connectors.postgres.replication import ReplicationStream
 from connectors.postgres.takeover import PostgresTakeover
 from connectors.postgres.target import PostgresTarget
@@ -304,17 +306,41 @@ def _topic(settings: Settings, client: ClientSettings) -> LogAdmin:
 
 
 @contextmanager
-def initial_copy(settings: Settings, follower: str, dsn: str) -> Iterator[tuple[PostgresInitialCopy, LogReader]]:
+def initial_copy(
+    settings: Settings, follower: str, dsn: str, choice: SchemaChoice
+) -> Iterator[tuple[PostgresInitialCopy, LogReader]]:
     """Raises CheckError when that node leads."""
-    leader = known_leader(settings, "bootstrap")
-    if follower == leader:
-        raise CheckError(f"{follower} leads this group", "name another node", settings.topic)
-    copy = PostgresInitialCopy(settings.dsn_of(leader), leader, dsn, follower, settings.slot, settings.topic)
+    leader = _leader_to_copy_from(settings, follower)
+    copy = PostgresInitialCopy(settings.dsn_of(leader), leader, dsn, follower, settings.slot, settings.topic, choice)
     try:
         with log_reader(settings, f"bootstrap-{follower}") as reader:
             yield copy, reader
     finally:
         copy.close()
+
+
+@contextmanager
+def table_copy(
+    settings: Settings, follower: str, dsn: str, patterns: Sequence[str]
+) -> Iterator[tuple[PostgresRecopy, LogReader]]:
+    """Raises CheckError when that node leads."""
+    leader = _leader_to_copy_from(settings, follower)
+    copy = PostgresRecopy(
+        settings.dsn_of(leader), leader, dsn, follower, settings.slot, settings.topic,
+        lambda table: any(matches(table.schema, table.name, pattern) for pattern in patterns), actor(),
+    )  # fmt: skip
+    try:
+        with log_reader(settings, f"bootstrap-{follower}") as reader:
+            yield copy, reader
+    finally:
+        copy.close()
+
+
+def _leader_to_copy_from(settings: Settings, follower: str) -> str:
+    leader = known_leader(settings, "bootstrap")
+    if follower == leader:
+        raise CheckError(f"{follower} leads this group", "name another node", settings.topic)
+    return leader
 
 
 def current_token(settings: Settings) -> Token:

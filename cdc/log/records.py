@@ -33,11 +33,13 @@ class MalformedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """One TRUNCATE statement of the leader with all its published tables."""
+    """One TRUNCATE statement of the leader with all its published tables, or with those that are to be emptied here:
+    then it `spares_others`, also those that refer to them."""
 
     tables: tuple[TableId, ...]
     cascade: bool
     restart_identity: bool
+    spares_others: bool = False
 
 
 def parse(value: bytes | None, offset: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from operator import itemgetter, methodcaller
 from typing import Any
@@ -186,9 +186,10 @@ class ApplyService:
                     return
                 log.info("applying", position=str(position), offset=position.next_offset)
                 self._meter.begin(position)
-                session = _Session(
-                    reader, self._target, self._limits, self._node, position, self._careful_until, self._meter
-                )
+                session = ApplySession(
+                    reader, self._target, self._limits, self._node, position, self._careful_until, self._meter,
+                    self._target.copied_ahead().get,
+                )  # fmt: skip
                 began = time.monotonic()
                 with suppress(_SingleOutError):
                     while not stop.is_set() and not session.leads:
@@ -233,8 +234,12 @@ _value_of = methodcaller("value")
 class _SingleOutError(Exception):
     """A window cannot be applied: its transactions are to be applied one at a time, to find which of them."""
 
+    def __init__(self, cause: TerminalError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
-class _Session:
+
+class ApplySession:
     """State that is void after a lost connection: chain, window, plans."""
 
     def __init__(
@@ -246,12 +251,17 @@ class _Session:
         position: Position,
         careful_until: TransactionName | None = None,
         meter: ApplyMeter | None = None,
+        copied_ahead: Callable[[TableId], TransactionName | None] = lambda _: None,
     ) -> None:
-        """Up to `careful_until`, every transaction is committed by itself."""
+        """Up to `careful_until`, every transaction is committed by itself. `copied_ahead` tells the place before which
+        the changes of a table are in its rows already, and are left out."""
         self.careful_until = careful_until
         self._meter = meter or ApplyMeter()
         self._read_to = position.next_offset
         self._piece_changes = 0
+        self._stop_at: TransactionName | None = None
+        self._copied_ahead = copied_ahead
+        self._left_out: dict[str, TransactionName | None] = {}
         self._reader = reader
         self._target = target
         self._limits = limits
@@ -266,7 +276,8 @@ class _Session:
         self._schemas: dict[str, TableSchema] = {}
         self._new_schemas: list[TableSchema] = []
         self._sequences: dict[TableId, int] = {}
-        self._position = position
+        self.position = position
+        """The newest transaction that is committed."""
         self._epoch_ends: list[Position] = []
         self._look_again_at = 0.0
         self._hint_in_doubt = True
@@ -294,7 +305,7 @@ class _Session:
     def place(self) -> tuple[int, int]:
         """The offset before which all is applied, and where the log ends, as far as the broker has told."""
         begun = self._window.items or self._in_pieces or self._chain.in_transaction
-        done = self._position.next_offset if begun else self._read_to
+        done = self.position.next_offset if begun else self._read_to
         return done, max(done, self._reader.known_end())
 
     def _take_in(self, records: Sequence[LogRecord]) -> bool:
@@ -303,6 +314,10 @@ class _Session:
             for record in self._without_runs(records):
                 if not self._accept(record):
                     return False
+                if self._stop_at is not None and self._complete_to(self._stop_at):
+                    self._flush_what_is_complete()
+                    self._reader.seek(self.position.next_offset)
+                    return True
                 if self.leads:
                     self._flush_what_is_complete()
                     return True
@@ -322,6 +337,19 @@ class _Session:
             self._piece_changes += len(window.items)
             self._apply_piece(window.take_all())
         return False
+
+    def follow_to(self, name: TransactionName) -> None:
+        """Apply all up to this transaction of the log, and nothing after it."""
+        self._stop_at = name
+        while self.position.name < name:
+            try:
+                self.step()
+            except _SingleOutError as error:  # which transaction it is helps nobody here
+                raise error.cause from error
+
+    def _complete_to(self, name: TransactionName) -> bool:
+        position = self._window.position
+        return position is not None and position.name >= name
 
     def finish(self) -> None:
         """Commit what is complete; what is half done is left to the next start."""
@@ -432,7 +460,7 @@ class _Session:
                 self._hint_in_doubt = False
                 if kind == "epoch":
                     self._drop_unfinished()
-                    self._epoch_ends.append(self._window.position or self._position)
+                    self._epoch_ends.append(self._window.position or self.position)
                     self.leads = meta["leader"] == self._node
                 self._gather(event, meta, value, offset)
                 if last:
@@ -473,13 +501,18 @@ class _Session:
             self._schema(meta["rel"])
             statement = truncation(meta)
             if statement is not None:
-                window.items.append(statement)
+                kept = tuple(t for t in statement.tables if not self._is_before(self._copied_ahead(t), meta))
+                if kept:
+                    spares = len(kept) < len(statement.tables)
+                    window.items.append(replace(statement, tables=kept, spares_others=spares))
             return
         if op not in _ROW_OPERATIONS:
             raise MalformedError("an operation that this version does not know")
         fingerprint = meta["rel"]
         names = self._names.get(fingerprint)
         if names is None:
+            if self._is_left_out(fingerprint, meta):
+                return
             names = self._make_plan(fingerprint)
         before, after = event["before"], event["after"]
         partial = "unchanged" in meta
@@ -510,6 +543,16 @@ class _Session:
             raise LogError(f"a change refers to the unknown table shape {fingerprint}", "bootstrap this follower anew")
         return schema
 
+    def _is_left_out(self, fingerprint: Any, meta: dict[str, Any]) -> bool:
+        """Asked until there is a plan: then the place is passed, and changes only come later ones."""
+        if fingerprint not in self._left_out:
+            self._left_out[fingerprint] = self._copied_ahead(self._schema(fingerprint).table)
+        return self._is_before(self._left_out[fingerprint], meta)
+
+    @staticmethod
+    def _is_before(name: TransactionName | None, meta: dict[str, Any]) -> bool:
+        return name is not None and (meta["epoch"], meta["commit_lsn"]) < name
+
     def _make_plan(self, fingerprint: str) -> tuple[str, ...]:
         """The columns of the rows of a table shape, once there is a plan for it."""
         schema = self._schema(fingerprint)
@@ -537,9 +580,9 @@ class _Session:
             if self.careful_until is None:
                 self.careful_until = position.name
                 log.info("a change cannot be applied, looking for its transaction", up_to=str(position.name))
-                raise _SingleOutError from error
+                raise _SingleOutError(error) from error
             raise self._refused(error, position.name) from error
-        self._position = position
+        self.position = position
         self._piece_changes = 0
         self._meter.committed(position, changes, size)
         failpoints.hit(failpoints.APPLY_AFTER_COMMIT)

@@ -9,16 +9,18 @@ that those changes refer to lie behind the remembered offset.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from cdc import failpoints
+from cdc.copy_ports import Build, CopyWorker, InitialCopy, Part, TableToCopy
 from cdc.errors import CheckError
 from cdc.events.position import Position
-from cdc.ports import InitialCopy, LogReader, TableToCopy
+from cdc.ports import LogReader
 from cdc.protocol.lsn import Lsn
+from cdc.services.parallel_copy import Done, Moved, ParallelCopy
 
 log = structlog.get_logger(__name__)
 
@@ -39,14 +41,19 @@ class Watcher:
 
     def step(self, name: str) -> None: ...
 
-    def tables_known(self, tables: list[TableToCopy]) -> None: ...
+    def parts_known(self, tables: Sequence[TableToCopy], parts: Sequence[Part]) -> None: ...
 
-    def copied(self, table: TableToCopy, chunk_bytes: int) -> None: ...
+    def copied(self, part: Part, rows: int, size: int) -> None:
+        """So much of the part, counted from its beginning."""
 
-    def table_done(self, table: TableToCopy, rows: int) -> None: ...
+    def part_done(self, part: Part, rows: int) -> None: ...
+
+    def builds_known(self, count: int) -> None: ...
+
+    def built(self, build: Build) -> None: ...
 
 
-def bootstrap(copy: InitialCopy, reader: LogReader, watcher: Watcher) -> BootstrapReport:
+def bootstrap(copy: InitialCopy, reader: LogReader, watcher: Watcher, jobs: int = 1) -> BootstrapReport:
     """Copy everything once. Safe to repeat: a finished copy is left alone, an unfinished one starts anew."""
     started = time.monotonic()
     tail = reader.read_tail()
@@ -59,32 +66,56 @@ def bootstrap(copy: InitialCopy, reader: LogReader, watcher: Watcher) -> Bootstr
     copy.request_descriptions()
     watcher.step("waiting for a consistent snapshot of the leader")
     consistent_point = copy.open_snapshot()
-    watcher.step("copying the schema")
-    copy.copy_schema_before_data()
-    rows, tables = _copy_tables(copy, watcher)
+    watcher.step("preparing the schema")
+    copy.prepare_schema()
+    tables = copy.tables()
+    watcher.step(f"copying the rows of {len(tables)} tables")
+    parts = copy.parts()
+    watcher.parts_known(tables, parts)
+    rows = copy_parts(ParallelCopy(jobs, copy.worker, copy.check_snapshot), parts, watcher)
+    copy.release_snapshot()
+    builds = copy.builds()
     watcher.step("building indexes and constraints")
-    copy.copy_schema_after_data()
+    watcher.builds_known(sum(map(len, builds)))
+    for group in builds:
+        _build(ParallelCopy(jobs, copy.worker), group, watcher)
     failpoints.hit(failpoints.BOOTSTRAP_BEFORE_POSITION)
     watcher.step("making the follower read-only")
     position = Position(
         tail.epoch, Lsn(consistent_point - 1), consistent_point, time.time_ns() // 1000, log_end, tail.leader
     )
     copy.finish(position)
-    log.info("bootstrapped", tables=tables, rows=rows, position=str(position), offset=log_end)
-    return BootstrapReport(False, tables, rows, time.monotonic() - started, position)
+    log.info("bootstrapped", tables=len(tables), rows=rows, position=str(position), offset=log_end)
+    return BootstrapReport(False, len(tables), rows, time.monotonic() - started, position)
 
 
-def _copy_tables(copy: InitialCopy, watcher: Watcher) -> tuple[int, int]:
-    tables = list(copy.tables())
-    watcher.tables_known(tables)
+def copy_parts(workers: ParallelCopy[Part], parts: Sequence[Part], watcher: Watcher) -> int:
+    """All of them; the number of rows."""
     total = 0
-    for table in tables:
-        rows = copy.copy_table(table.table, _bytes_to(watcher, table))
+
+    def work(worker: CopyWorker, part: Part, progress: Callable[[int, int], None]) -> int:
+        return worker.copy(part, progress)
+
+    def hear(event: Done[Part] | Moved[Part]) -> None:
+        nonlocal total
+        if isinstance(event, Moved):
+            watcher.copied(event.task, event.rows, event.bytes)
+            return
+        total += event.rows
+        watcher.part_done(event.task, event.rows)
         failpoints.hit(failpoints.BOOTSTRAP_COPYING)
-        watcher.table_done(table, rows)
-        total += rows
-    return total, len(tables)
+
+    workers.run(parts, work, hear)
+    return total
 
 
-def _bytes_to(watcher: Watcher, table: TableToCopy) -> Callable[[int], None]:
-    return lambda size: watcher.copied(table, size)
+def _build(workers: ParallelCopy[Build], group: Sequence[Build], watcher: Watcher) -> None:
+    def work(worker: CopyWorker, build: Build, _progress: Callable[[int, int], None]) -> int:
+        worker.build(build)
+        return 0
+
+    def hear(event: Done[Build] | Moved[Build]) -> None:
+        watcher.built(event.task)
+        failpoints.hit(failpoints.BOOTSTRAP_BUILDING)
+
+    workers.run(group, work, hear)

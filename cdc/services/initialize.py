@@ -139,6 +139,7 @@ class Initializer:
             look = leader.look(self._settings.group, self._settings.slot)
             if look.published is not None:
                 _check_options(look.published, self._place)
+                look.published.check_whole(self._place.slot, self._place.leader)
                 check_publication(look, self._place)
         except PublicationError as error:
             return f", taken as it is now ({error.what})"
@@ -322,9 +323,9 @@ def _joined(table: TableId, holds_rows: bool) -> str:
     if not holds_rows:
         return f"{table} joins, and is empty: make it on each follower, too"
     return (
-        f"{table} joins; followers do not get the rows that it holds. To do: make it on each follower, and write its "
-        "rows anew on the leader, in one transaction that copies them aside, truncates the table and inserts them; "
-        "or bootstrap the followers anew"
+        f"{table} joins; followers do not get the rows that it holds. To do: make it on each follower, and run "
+        f"cdc bootstrap --follower NAME --tables {table}; or write its rows anew on the leader, in one transaction "
+        "that copies them aside, truncates the table and inserts them"
     )
 
 

@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 SKIP = "skip"
 OVERWRITE = "overwrite"
+COPY = "copy"
 
 _INSERT = """
     INSERT INTO cdc.decision (log, action, reason, os_user, epoch, commit_lsn, tables, events, file)
@@ -106,13 +107,16 @@ def skip_at(connection: psycopg.Connection, log_name: str, name: TransactionName
 
 
 def diverged_since(connection: psycopg.Connection, log_name: str) -> str | None:
-    """When the first transaction was left out since the follower was bootstrapped; None when it has them all."""
+    """When the first transaction was left out since the follower, or each of its tables, was copied; None when it has
+    them all."""
     if not has_decisions(connection):
         return None
     row = connection.execute(
         "SELECT min(d.at)::timestamptz(0)::text FROM cdc.decision d LEFT JOIN cdc.bootstrap b USING (log) "
-        "WHERE log = %s AND action = %s AND d.at >= coalesce(b.finished_at, '-infinity')",
-        (log_name, SKIP),
+        "WHERE log = %s AND action = %s AND d.at >= coalesce(b.finished_at, '-infinity') AND (tables = '{}' "
+        "OR NOT tables <@ ARRAY(SELECT unnest(c.tables) FROM cdc.decision c "
+        "WHERE c.log = d.log AND c.action = %s AND c.id > d.id))",
+        (log_name, SKIP, COPY),
     ).fetchone()
     return row[0] if row else None
 

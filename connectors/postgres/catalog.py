@@ -14,7 +14,7 @@ from cdc.events.table import TableId
 @dataclass(frozen=True)
 class TableFacts:
     """`columns` maps the name of each column that can be written to its type as SQL writes it, `types` to its type as
-    the log names it.
+    the log names it; `generated` the names of the others to their types as SQL writes them.
 
     `primary_key` is empty when there is none that is checked at once: a deferrable key can be held by two
     rows inside a statement, so it does not find a row. `unique_indexes` counts all unique and exclusion indexes but
@@ -27,7 +27,7 @@ class TableFacts:
     partitioned: bool
     columns: dict[str, str]
     types: dict[str, ColumnType]
-    generated: frozenset[str]
+    generated: dict[str, str]
     always: frozenset[str]
     primary_key: tuple[str, ...]
     unique_keys: tuple[tuple[str, ...], ...]
@@ -35,6 +35,10 @@ class TableFacts:
     collation: dict[str, str]
     other_unique_indexes: int
     firing_triggers: tuple[str, ...]
+
+    def type_of(self, name: str) -> str:
+        """As SQL writes it. A generated column may be part of the replica identity (PostgreSQL 18)."""
+        return self.columns.get(name) or self.generated[name]
 
 
 _COLUMNS = """
@@ -105,7 +109,7 @@ def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | 
         partitioned=partitioned,
         columns={name: type_name for name, type_name, generated, *_ in columns if not generated},
         types={name: ColumnType(*base) for name, _, generated, _, *base in columns if not generated},
-        generated=frozenset(name for name, _, generated, *_ in columns if generated),
+        generated={name: type_name for name, type_name, generated, *_ in columns if generated},
         always=frozenset(name for name, _, _, always, *_ in columns if always),
         primary_key=next((names for primary, names in usable if primary), ()),
         unique_keys=tuple(names for _, names in usable),

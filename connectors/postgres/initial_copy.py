@@ -1,36 +1,39 @@
-"""Leader to follower for the first time: schema by pg_dump, rows by COPY, all from one exported snapshot."""
+"""Leader to follower for the first time: schema by pg_dump, rows by COPY, all from one exported snapshot.
+
+The snapshot lives as long as one connection to the leader that this process holds. Workers come and go, and see the
+same snapshot; when that connection is lost, or this process, nobody can go on: the next run clears and starts anew
+(`ops/decisions/0013-a-snapshot-lives-with-its-process.md`).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import psycopg
 import structlog
 from psycopg import sql
 
-from cdc.errors import CheckError, FencedError
+from cdc.copy_ports import Build, Part, SchemaChoice, TableToCopy
+from cdc.errors import CheckError, FencedError, RetryableError
 from cdc.events.position import Position
 from cdc.events.table import TableId
-from cdc.ports import TableToCopy
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.bookkeeping import follower_sql
-from connectors.postgres.catalog import table_facts
-from connectors.postgres.connection import connect, translated
+from connectors.postgres.connection import translated
+from connectors.postgres.copy_plan import CopyStatements, columns_of, parts_of, statements
+from connectors.postgres.copy_worker import CopyEnds, PostgresCopyWorker
+from connectors.postgres.leader_snapshot import LeaderSnapshot
 from connectors.postgres.programs import ClientPrograms
 from connectors.postgres.progress import timestamp
+from connectors.postgres.publication import existing
 from connectors.postgres.read_only import BOOKKEEPING, make_read_only
-from connectors.postgres.replication import ReplicationStream
-from connectors.postgres.snapshot import request_descriptions, take_snapshot
+from connectors.postgres.schema_copy import DUMP, builds_of, check_same_shape
+from connectors.postgres.silence import connect_watched
 
 log = structlog.get_logger(__name__)
-
-_CHUNK_BYTES = 256 * 1024
-_FIRST_UNSTABLE_OID = 16384
-"""Types made by users have other OIDs in each database, and the binary form of arrays and composites names them."""
-_BY_TEXT_ONLY = "^_?(reg|aclitem)"
-"""Types whose binary form is such an OID (regclass and its kin: what they name has another one in each database), or
-that have none."""
 
 _LOCK_PATIENCE_SECONDS = 5.0
 """A predecessor that was killed leaves its backend behind for a moment."""
@@ -40,19 +43,10 @@ SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND nspname NOT IN ('information_schema', 'cdc') AND nspname !~ '^pg_'
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND deptype = 'e')
 """
-_IDENTITY = """
-SELECT (SELECT system_identifier FROM pg_control_system()), oid, datname
-FROM pg_database WHERE datname = current_database()
-"""
-_PUBLISHED = """
-SELECT schemaname, tablename, c.reltuples::bigint, pg_table_size(c.oid) FROM pg_publication_tables p
-JOIN pg_namespace n ON nspname = schemaname JOIN pg_class c ON relnamespace = n.oid AND relname = tablename
-WHERE pubname = %s ORDER BY 4 DESC, 1, 2
-"""
 
 
 class PostgresInitialCopy:
-    """Implements `cdc.ports.InitialCopy`."""
+    """Implements `cdc.copy_ports.InitialCopy`."""
 
     def __init__(
         self,
@@ -62,56 +56,53 @@ class PostgresInitialCopy:
         follower: str,
         publication: str,
         log_name: str,
+        choice: SchemaChoice,
     ) -> None:
         self._leader_dsn, self._leader_name = leader_dsn, leader
         self._follower_dsn, self._follower_name = follower_dsn, follower
-        self._publication = publication
         self._log = log_name
-        self._leader: psycopg.Connection | None = None
+        self._choice = choice
+        self._run = uuid.uuid4().hex
+        self._leader = LeaderSnapshot(leader_dsn, leader, follower, publication)
         self._follower: psycopg.Connection | None = None
-        self._replication: ReplicationStream | None = None
-        self._snapshot = ""
-        self._tables: list[TableToCopy] = []
+        self._statements: Mapping[TableId, CopyStatements] = {}
         self._after_data = ""
 
     def begin(self) -> bool:
-        self._leader = connect(self._leader_dsn, f"cdc bootstrap {self._follower_name}", self._leader_name)
-        self._follower = connect(self._follower_dsn, f"cdc bootstrap {self._follower_name}", self._follower_name)
-        self._programs = ClientPrograms(self._leader.info.server_version // 10000)
-        with translated(self._leader_name):
-            self._check_publication(self._leader)
-            identity = self._leader.execute(_IDENTITY).fetchone()
+        self._leader.connect()
+        self._programs = ClientPrograms(self._leader.server_version // 10000)
+        self._leader.check_publication()
+        follower = self._connect()
         with translated(self._follower_name):
-            if self._follower.execute(_IDENTITY).fetchone() == identity:
-                raise CheckError(
-                    "leader and follower are the same database", "correct the dsn of one of them", self._follower_name
-                )
+            self._leader.check_other_database(follower, self._follower_name)
+            return self._claim(follower)
+
+    def _connect(self) -> psycopg.Connection:
+        self._follower = connect_watched(
+            self._follower_dsn, f"cdc bootstrap {self._follower_name}", self._follower_name
+        )
+        with translated(self._follower_name):
             # Event triggers of the leader come with its schema: what we do here is not for them to note, or refuse.
             self._follower.execute("SET session_replication_role = replica")
-            return self._claim(self._follower)
-
-    def _check_publication(self, leader: psycopg.Connection) -> None:
-        if not leader.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", (self._publication,)).fetchone():
-            raise CheckError(f"publication {self._publication} does not exist", "run: cdc init", self._leader_name)
+            self._take_lock(self._follower)
+        return self._follower
 
     def _claim(self, follower: psycopg.Connection) -> bool:
-        """Record that the copy began in an empty database; clear what an earlier try left."""
-        self._take_lock(follower)
-        state = self._earlier_copy(follower)
+        """Record that the copy began in empty tables; clear what an earlier try left."""
+        state, choice = self._earlier_copy(follower)
         if state == "finished":
             return False
         if state == "unfinished":
-            log.warning("clearing an unfinished bootstrap", node=self._follower_name)
-            _drop_everything(follower)
-        row = follower.execute(_FOREIGN_TABLES).fetchone()
-        if row and row[0]:
-            raise CheckError(
-                f"the database is not empty ({row[0]} tables and views)",
-                "bootstrap needs an empty database: create one, or correct the dsn",
-                self._follower_name,
-            )
+            self._clear(follower, choice)
+        self._check_place(follower, self._leader.published())
+        self._check_empty(follower)
         follower.execute(follower_sql())
-        follower.execute("INSERT INTO cdc.bootstrap (log) VALUES (%s) ON CONFLICT DO NOTHING", (self._log,))
+        follower.execute(
+            "INSERT INTO cdc.bootstrap (log, run, schema_choice) VALUES (%s, %s, %s) ON CONFLICT (log) DO UPDATE "
+            "SET run = excluded.run, schema_choice = excluded.schema_choice, started_at = clock_timestamp()",
+            (self._log, self._run, self._choice.value),
+        )
+        follower.execute("DELETE FROM cdc.bootstrap_part")
         return True
 
     def _take_lock(self, follower: psycopg.Connection) -> None:
@@ -123,90 +114,129 @@ class PostgresInitialCopy:
                 raise FencedError("another bootstrap works on this follower", "let it end", self._follower_name)
             time.sleep(0.1)
 
-    def _earlier_copy(self, follower: psycopg.Connection) -> str:
-        if follower.execute("SELECT to_regclass('cdc.bootstrap')").fetchone() == (None,):
-            return "none"
-        row = follower.execute("SELECT finished_at FROM cdc.bootstrap WHERE log = %s", (self._log,)).fetchone()
+    def _earlier_copy(self, follower: psycopg.Connection) -> tuple[str, SchemaChoice]:
+        """Its state, and where its schema came from."""
+        row = None
+        if follower.execute("SELECT to_regclass('cdc.bootstrap')").fetchone() != (None,):
+            row = follower.execute(
+                "SELECT finished_at, coalesce(to_jsonb(b) ->> 'schema_choice', 'copy') FROM cdc.bootstrap b "
+                "WHERE log = %s",
+                (self._log,),
+            ).fetchone()
         if row is None:
-            return "none"
-        return "unfinished" if row[0] is None else "finished"
+            return "none", self._choice
+        return "unfinished" if row[0] is None else "finished", SchemaChoice(row[1])
+
+    def _clear(self, follower: psycopg.Connection, choice: SchemaChoice) -> None:
+        if (choice is SchemaChoice.COPY) != (self._choice is SchemaChoice.COPY):
+            raise CheckError(
+                f"a bootstrap with --schema {choice.value} has begun here and did not end",
+                f"repeat it with --schema {choice.value}, or begin with a new database",
+                self._follower_name,
+            )
+        log.warning("clearing an unfinished bootstrap", node=self._follower_name)
+        with follower.transaction():
+            # A worker that was left behind ends before this, or finds that its copy is void.
+            follower.execute(follower_sql())
+            follower.execute("UPDATE cdc.bootstrap SET run = %s WHERE log = %s", (self._run, self._log))
+        if choice is SchemaChoice.COPY:
+            _drop_everything(follower)
+            return
+        for table in self._present(follower):
+            follower.execute(sql.SQL("DELETE FROM ONLY {}").format(sql.Identifier(*table)))
+
+    def _check_empty(self, follower: psycopg.Connection) -> None:
+        if self._choice is SchemaChoice.COPY:
+            row = follower.execute(_FOREIGN_TABLES).fetchone()
+            if row and row[0]:
+                raise CheckError(
+                    f"the database is not empty ({row[0]} tables and views)",
+                    "bootstrap needs an empty database: create one, or correct the dsn; where the schema is there "
+                    "already and its tables are empty, see --schema",
+                    self._follower_name,
+                )
+            return
+        for table in self._present(follower):
+            query = sql.SQL("SELECT 1 FROM ONLY {} LIMIT 1").format(sql.Identifier(*table))
+            if follower.execute(query).fetchone() is not None:
+                raise CheckError(
+                    f"table {table} is not empty", "empty all published tables, or correct the dsn", self._follower_name
+                )
+
+    def _present(self, follower: psycopg.Connection) -> list[TableId]:
+        """Of the published tables, those that are there. A partitioned one has no rows itself."""
+        return sorted(columns_of(follower, self._leader.published()))
 
     def request_descriptions(self) -> None:
-        with translated(self._leader_name):
-            request_descriptions(self._source)
+        self._leader.request_descriptions()
 
     def open_snapshot(self) -> Lsn:
-        self._replication = ReplicationStream(
-            self._leader_dsn, f"cdc bootstrap {self._follower_name} snapshot", self._leader_name
-        )
-        with translated(self._leader_name):
-            backend = self._source.info.backend_pid
-            slot = f"{self._publication}_copy_{backend}"
-            point, self._snapshot = take_snapshot(self._replication, self._source, slot)
-            rows = self._source.execute(_PUBLISHED, (self._publication,)).fetchall()
-        self._tables = [TableToCopy(TableId(schema, name), count, size) for schema, name, count, size in rows]
-        return point
+        return self._leader.open()
 
-    def copy_schema_before_data(self) -> None:
-        common = (f"--snapshot={self._snapshot}", "--schema-only", "--exclude-schema=cdc", "--no-publications",
-                  "--no-subscriptions", "--no-tablespaces")  # fmt: skip
-        before = self._programs.pg_dump(self._leader_dsn, self._leader_name, "--section=pre-data", *common)
-        self._after_data = self._programs.pg_dump(self._leader_dsn, self._leader_name, "--section=post-data", *common)
-        self._run_script(before)
+    def prepare_schema(self) -> None:
+        tables = [source.table for source in self._leader.sources]
+        if self._choice is SchemaChoice.COPY:
+            self._copy_schema_before_data()
+        with translated(f"{self._leader_name} and {self._follower_name}"):
+            self._check_place(self._sink, tables)
+            there, here = columns_of(self._leader.connection, tables), columns_of(self._sink, tables)
+        same = self._leader.server_version // 10000 == self._sink.info.server_version // 10000
+        self._statements = statements(tables, there, here, same, {})
 
-    def copy_schema_after_data(self) -> None:
-        self._run_script(self._after_data)
+    def _check_place(self, follower: psycopg.Connection, tables: Sequence[TableId]) -> None:
+        """Of a schema that we do not make: before anything is written down, and again as of the snapshot."""
+        if self._choice is SchemaChoice.VERIFY:
+            check_same_shape(self._leader.connection, follower, tables, self._follower_name)
+        elif self._choice is SchemaChoice.NONE:
+            missing = existing(self._leader.connection, tables) - existing(follower, tables)
+            if missing:
+                raise CheckError(
+                    f"table {min(missing)} does not exist here", "make it as it is on the leader", self._follower_name
+                )
 
-    def _run_script(self, script: str) -> None:
+    def _copy_schema_before_data(self) -> None:
+        dump = (f"--snapshot={self._leader.name}", *DUMP)
+        before = self._programs.pg_dump(self._leader_dsn, self._leader_name, "--section=pre-data", *dump)
+        self._after_data = self._programs.pg_dump(self._leader_dsn, self._leader_name, "--section=post-data", *dump)
         if self._sink.info.server_version < 170000:
-            script = script.replace("\nSET transaction_timeout = 0;\n", "\n", 1)
-        self._programs.psql(self._follower_dsn, self._follower_name, script)
+            before = before.replace("\nSET transaction_timeout = 0;\n", "\n", 1)
+        self._programs.psql(self._follower_dsn, self._follower_name, before)
 
     def tables(self) -> Sequence[TableToCopy]:
-        return self._tables
+        return [source.to_copy() for source in self._leader.sources]
 
-    def copy_table(self, table: TableId, progress: Callable[[int], None]) -> int:
-        with translated(self._leader_name):
-            facts = table_facts(self._source, table)
-            if facts is None or facts.partitioned:
-                return 0
-            how = sql.SQL("(FORMAT binary)" if self._binary(table) else "(FORMAT text)")
-        names = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Identifier, facts.columns)))
-        parts = {"table": sql.Identifier(*table), "columns": names if facts.columns else sql.SQL(""), "how": how}
-        read = sql.SQL("COPY {table} {columns} TO STDOUT {how}").format(**parts)
-        write = sql.SQL("COPY {table} {columns} FROM STDIN {how}").format(**parts)
-        with translated(f"{self._leader_name} to {self._follower_name}, table {table}"):
-            return self._pipe(read, write, progress)
+    def parts(self) -> Sequence[Part]:
+        return sorted(parts_of(self._leader.sources), key=lambda part: -part.bytes)
 
-    def _binary(self, table: TableId) -> bool:
-        row = self._source.execute(
-            "SELECT coalesce(bool_and(t.oid < %s AND typname !~ %s), true) "
-            "FROM pg_attribute JOIN pg_type t ON t.oid = atttypid WHERE attrelid = %s::regclass AND attnum > 0",
-            (_FIRST_UNSTABLE_OID, _BY_TEXT_ONLY, sql.Identifier(*table).as_string(self._source)),
-        ).fetchone()
-        return bool(row and row[0])
+    def builds(self) -> Sequence[Sequence[Build]]:
+        return builds_of(self._after_data)
 
-    def _pipe(self, read: sql.Composed, write: sql.Composed, progress: Callable[[int], None]) -> int:
-        """A chunk at a time, so that no table is ever held in memory."""
-        with self._source.cursor() as source, self._sink.transaction(), self._sink.cursor() as sink:
-            with source.copy(read) as rows, sink.copy(write) as target:
-                chunk = bytearray()
-                for row in rows:
-                    chunk += row
-                    if len(chunk) >= _CHUNK_BYTES:
-                        target.write(bytes(chunk))
-                        progress(len(chunk))
-                        chunk.clear()
-                target.write(bytes(chunk))
-                progress(len(chunk))
-            return sink.rowcount
+    def worker(self) -> PostgresCopyWorker:
+        ends = CopyEnds(
+            self._leader_dsn, self._leader_name, self._follower_dsn, self._follower_name, self._leader.name, self._log,
+            self._run,
+        )  # fmt: skip
+        return PostgresCopyWorker(ends, self._statements)
+
+    def check_snapshot(self) -> None:
+        self._leader.check()
+
+    def release_snapshot(self) -> None:
+        self._leader.close()
 
     def finish(self, position: Position) -> None:
-        sink = self._sink
         at = timestamp(position.committed_at_us)
+        sink = self._sink
         with translated(self._follower_name):
-            self._source.rollback()
             with sink.transaction():
+                self._check_all_is_there(sink)
+                ended = sink.execute(
+                    "UPDATE cdc.bootstrap SET finished_at = clock_timestamp() WHERE log = %s AND run = %s",
+                    (self._log, self._run),
+                )
+                if ended.rowcount != 1:
+                    raise FencedError("another bootstrap has begun on this follower", "let it end", self._follower_name)
+                sink.execute("DELETE FROM cdc.bootstrap_part")
                 sink.execute(
                     "INSERT INTO cdc.position (log, epoch, commit_lsn, end_lsn, committed_at, next_offset, leader) "
                     "VALUES (%s, %s, %s::pg_lsn, %s::pg_lsn, %s, %s, %s)",
@@ -220,8 +250,7 @@ class PostgresInitialCopy:
                         position.leader,
                     ),
                 )
-                sink.execute("UPDATE cdc.bootstrap SET finished_at = clock_timestamp() WHERE log = %s", (self._log,))
-                make_read_only(sink, [*(t.table for t in self._tables), *BOOKKEEPING])
+                make_read_only(sink, [*(source.table for source in self._leader.sources), *BOOKKEEPING])
                 sink.execute(
                     sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(
                         sql.Identifier(sink.info.dbname)
@@ -229,22 +258,31 @@ class PostgresInitialCopy:
                 )
             sink.execute("ANALYZE")
 
-    def close(self) -> None:
-        for connection in (self._replication, self._leader, self._follower):
-            if connection is not None:
-                connection.close()
+    def _check_all_is_there(self, sink: psycopg.Connection) -> None:
+        """A follower that lost what it had committed (it runs without fsync, or is another server by now) says so."""
+        done = sink.execute("SELECT count(*) FROM cdc.bootstrap_part WHERE run = %s", (self._run,)).fetchone()
+        if done != (len(self.parts()) + sum(map(len, self.builds())),):
+            raise RetryableError(
+                "the follower has lost parts that it had committed",
+                "see that it runs with fsync and is the same server all the time; then run the same command again, "
+                "which starts anew",
+                self._follower_name,
+            )
 
-    @property
-    def _source(self) -> psycopg.Connection:
-        if self._leader is None:
-            raise RuntimeError("begin() comes first")
-        return self._leader
+    def close(self) -> None:
+        self._leader.close()
+        if self._follower is not None:
+            self._follower.close()
 
     @property
     def _sink(self) -> psycopg.Connection:
+        """It may have been lost while others copied: then nobody may have begun anew meanwhile, which `run` tells."""
         if self._follower is None:
             raise RuntimeError("begin() comes first")
-        return self._follower
+        if not self._follower.closed:
+            with suppress(psycopg.Error):
+                self._follower.execute("SELECT 1")
+        return self._connect() if self._follower.closed else self._follower
 
 
 def _drop_everything(follower: psycopg.Connection) -> None:

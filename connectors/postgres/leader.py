@@ -17,6 +17,7 @@ from connectors.postgres import publication as publications
 from connectors.postgres import sequences, slots
 from connectors.postgres.connection import connect, translated
 from connectors.postgres.replication import ReplicationStream
+from connectors.postgres.silence import connect_watched
 
 _FACTS = """
     SELECT current_database(), current_setting('server_version_num')::int, current_setting('wal_level'),
@@ -35,11 +36,14 @@ class Leader:
 
     def __init__(self, dsn: str, application_name: str, where: str, answer_seconds: float | None = None) -> None:
         """Connects. Raises CheckError when the server refuses us, RetryableError when it is not there, and
-        whenever it does not answer in `answer_seconds`."""
+        whenever it does not answer: in `answer_seconds`, or, where it may have to wait, while it does nothing."""
         self._dsn = dsn
         self._application_name = application_name
         self._where = where
-        self._conn = connect(dsn, application_name, where, answer_seconds=answer_seconds)
+        if answer_seconds is None:
+            self._conn = connect_watched(dsn, application_name, where)
+        else:
+            self._conn = connect(dsn, application_name, where, answer_seconds=answer_seconds)
 
     def __enter__(self) -> Self:
         return self

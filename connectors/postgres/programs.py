@@ -10,13 +10,20 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 from psycopg import conninfo
 
 from cdc.errors import CheckError, ConfigError
 from connectors.postgres.connection import conninfo_for
+from connectors.postgres.errors import translate
+from connectors.postgres.silence import must_answer
 
 _ABOUT_ROWS = ("21", "22", "23", "44", "P0")
 """Classes of SQLSTATE whose messages may quote values."""
+
+
+_LOOK_SECONDS = 10.0
+"""A program may rightly work, or wait for a lock, for long; whether its server lives is asked this often."""
 
 
 class ClientPrograms:
@@ -63,23 +70,44 @@ class ClientPrograms:
         known = conninfo.conninfo_to_dict(conninfo_for(dsn, f"cdc bootstrap {program}"))
         password = known.pop("password", None)
         environment = {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}
-        done = subprocess.run(
+        child = subprocess.Popen(
             [self._folder / program, f"--dbname={conninfo.make_conninfo('', **known)}", *arguments],
-            input=script,
-            stdin=None if script is not None else subprocess.DEVNULL,
-            capture_output=True,
+            stdin=subprocess.PIPE if script is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
             env=environment,
-            check=False,
         )
-        if done.returncode:
-            raise CheckError(f"{program} failed: {_complaint(done.stderr)}", "remove the cause and run it again", where)
-        return done.stdout
+        try:
+            output, complaints = _to_its_end(child, script, dsn, where)
+        finally:
+            child.kill()
+            child.wait()
+        if child.returncode:
+            raise CheckError(f"{program} failed: {_complaint(complaints)}", "remove the cause and run it again", where)
+        return output
+
+
+def _to_its_end(child: subprocess.Popen[str], script: str | None, dsn: str, where: str) -> tuple[str, str]:
+    """What it prints. Raises RetryableError when the server that it works with does not answer any more."""
+    failed = False
+    while True:
+        try:
+            return child.communicate(script, timeout=_LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            script = None  # it is being sent
+        try:
+            must_answer(dsn, where)
+            failed = False
+        except psycopg.Error as error:
+            if failed:
+                raise translate(error, where) from error
+            failed = True
 
 
 def _complaint(stderr: str) -> str:
-    lines = [line for line in stderr.splitlines() if "error" in line.lower() or "fatal" in line.lower()]
+    lines = [line for line in stderr.splitlines() if re.search(r"\b(error|fatal):", line, re.IGNORECASE)]
     first = (lines or stderr.splitlines() or ["it gave no reason"])[0][:300]
     state = re.search(r"ERROR: +([0-9A-Z]{5}): ", first)
     if state and state[1].startswith(_ABOUT_ROWS):

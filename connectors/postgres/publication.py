@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from cdc.capture_ports import CandidateTable, Publication, PublishedTable
-from cdc.errors import RetryableError
+from cdc.errors import CheckError, RetryableError
 from cdc.events.table import TableId
 from connectors.postgres.connection import translated
 
@@ -96,6 +96,15 @@ def publication_from_json(told: dict[str, Any]) -> Publication:
         for t in told["tables"]
     }
     return Publication(tables, {name: str(value).lower() for name, value in told["options"].items()})
+
+
+def check_whole(conn: psycopg.Connection, publication: str, where: str) -> None:
+    """Raises CheckError when there is no such publication, or when it leaves out rows or columns of a table."""
+    with translated(where):
+        told = publication_json(conn, publication)
+    if told is None:
+        raise CheckError(f"publication {publication} does not exist", "run: cdc init", where)
+    publication_from_json(told).check_whole(publication, where)
 
 
 def existing(conn: psycopg.Connection, tables: Iterable[TableId]) -> frozenset[TableId]:

@@ -16,7 +16,10 @@ from cdc.events.table import TableId
 
 log = structlog.get_logger(__name__)
 
-_TABLES = ("position", "relation", "bootstrap", "sequence", "fence", "promotion", "decision", "blocked", "epoch_end")
+_TABLES = (
+    "position", "relation", "bootstrap", "bootstrap_part", "copied_ahead", "sequence", "fence", "promotion", "decision",
+    "blocked", "epoch_end",
+)  # fmt: skip
 BOOKKEEPING = tuple(TableId("cdc", name) for name in _TABLES)
 """Roles with pg_write_all_data could write these otherwise."""
 _UNPROTECTED = """

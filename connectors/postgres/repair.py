@@ -48,13 +48,14 @@ def rows_with(
     facts = table_facts(source, table)
     if facts is None or not columns:
         return {}
-    wanted = sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(name)) for name in facts.columns)
+    names = list(dict.fromkeys((*facts.columns, *columns)))
+    wanted = sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(name)) for name in names)
     found = source.execute(
         sql.SQL("SELECT {} FROM ONLY {} AS t {}").format(
             wanted, sql.Identifier(*table), _those(facts, TouchedTable(columns), list(keys))
         )
     ).fetchall()
-    rows = [dict(zip(facts.columns, row, strict=True)) for row in found]
+    rows = [dict(zip(names, row, strict=True)) for row in found]
     return {tuple(row[name] for name in columns): row for row in rows}
 
 
@@ -89,7 +90,7 @@ def _those(facts: TableFacts, touched: TouchedTable, keys: Sequence[Key]) -> sql
     tests = [
         sql.SQL("t.{0} {1} k.{2}::{3}").format(
             sql.Identifier(name), sql.SQL(facts.equality.get(name, "=")), sql.Identifier(f"k{index}"),
-            sql.SQL(facts.columns[name]),
+            sql.SQL(facts.type_of(name)),
         )
         for index, name in enumerate(columns)
     ]  # fmt: skip

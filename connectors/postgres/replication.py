@@ -26,6 +26,7 @@ from cdc.protocol.lsn import Lsn
 from cdc.protocol.pgoutput import NOT_UTF8_REMEDY
 from connectors.postgres.connection import ANSWER_SECONDS, open_connection
 from connectors.postgres.errors import decoding_error, slot_error, translate
+from connectors.postgres.silence import SilenceWatch
 
 _SLOT_SECONDS = 300.0
 """A slot waits for the transactions that are running."""
@@ -38,6 +39,7 @@ class ReplicationStream:
 
     def __init__(self, dsn: str, application_name: str, where: str) -> None:
         """Connects. Raises CheckError when the server refuses us, RetryableError when it is not there."""
+        self._dsn = dsn
         self._where = where
         self._slot = self._publication = ""
         try:
@@ -148,14 +150,12 @@ class ReplicationStream:
     def _run(self, command: sql.Composable, timeout: float) -> PGresult:
         """The first result of `command`; nothing of it is left to read, unless it is a stream."""
         conn = self._conn
-        deadline = time.monotonic() + timeout
         first: PGresult | None = None
         try:
             conn.send_query(command.as_bytes(None))
             while True:
                 while conn.is_busy():
-                    if not self._wait(max(0.0, deadline - time.monotonic())):
-                        raise self._too_slow(timeout)
+                    self._await_answer(timeout)
                     conn.consume_input()
                 result = conn.get_result()
                 if result is None and first is not None:
@@ -167,6 +167,18 @@ class ReplicationStream:
                     return result
         except psycopg.Error as error:
             raise self._translate(error) from error
+
+    def _await_answer(self, timeout: float) -> None:
+        """Who may rightly be silent for longer than `ANSWER_SECONDS` is asked whether it still works."""
+        began = time.monotonic()
+        watch = SilenceWatch(self._dsn, self._connection, self._where) if timeout > ANSWER_SECONDS else None
+        silent = 0.0
+        while not self._wait(min(self._connection.silence_seconds, timeout - silent)):
+            silent = time.monotonic() - began
+            if silent >= timeout:
+                raise self._too_slow(timeout)
+            if watch is not None:
+                watch(silent)
 
     def _wait(self, timeout: float) -> bool:
         return bool(self._poll.poll(timeout * 1000))

@@ -55,7 +55,7 @@ class _Shape:
     def problem(self, facts: TableFacts) -> BlockedError | None:
         """None when there is a place for every row."""
         columns = self._schema.columns
-        there = facts.types.keys() | facts.generated
+        there = facts.types.keys() | facts.generated.keys()
         missing = [column for column in columns if column.name not in there]
         if missing:
             return self._no_column(missing, facts)

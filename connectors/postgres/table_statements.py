@@ -92,7 +92,7 @@ class TableStatements:
             schema=schema,
             columns=columns,
             key=key,
-            collapsible=bool(key) and has_index and set(facts.columns) == set(columns) and facts.always <= set(key),
+            collapsible=bool(key) and has_index and facts.always <= set(key) <= set(columns) == set(facts.columns),
             moves_values=facts.other_unique_indexes > 0,
             one_by_one=bool(facts.firing_triggers) or not columns,
         )
@@ -202,4 +202,4 @@ class TableStatements:
         )
 
     def _type_of(self, name: str) -> sql.SQL:
-        return sql.SQL(self._facts.columns[name].replace("%", "%%"))
+        return sql.SQL(self._facts.type_of(name).replace("%", "%%"))

@@ -10,10 +10,11 @@ from cdc.events.position import Position
 from cdc.events.table import TableId
 from cdc.events.touched import Key, TouchedTable
 from cdc.protocol.lsn import Lsn
-from connectors.postgres.connection import connect, translated
+from connectors.postgres.connection import translated
 from connectors.postgres.promotion_node import PostgresNode
 from connectors.postgres.repair import copy_touched, rows_with
 from connectors.postgres.replication import ReplicationStream
+from connectors.postgres.silence import connect_watched
 from connectors.postgres.snapshot import request_descriptions, take_snapshot
 
 
@@ -26,7 +27,7 @@ class PostgresTakeover:
         self._node = node
         self._slot = slot
         self._name = f"cdc rejoin {node.name}"
-        self._leader = connect(dsn, self._name, leader)
+        self._leader = connect_watched(dsn, self._name, leader)
         self._stream: ReplicationStream | None = None
 
     def open(self) -> Lsn:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -38,12 +39,13 @@ from connectors.postgres.bookkeeping import (
     skip_at,
 )
 from connectors.postgres.catalog import may_restart_identity, table_facts
-from connectors.postgres.connection import WatchedConnection, connect, open_connection, translated
+from connectors.postgres.connection import WatchedConnection, translated
 from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
 from connectors.postgres.progress import follower_progress, leads, timestamp
 from connectors.postgres.read_only import make_read_only
 from connectors.postgres.shape import FIRST, require_place
+from connectors.postgres.silence import connect_watched
 from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only
 
 log = structlog.get_logger(__name__)
@@ -63,18 +65,6 @@ lock of this follower until that statement ends."""
 _CANCEL_SECONDS = 2.0
 _LOCK_PATIENCE_SECONDS = 10.0
 """A predecessor that was killed leaves its backend behind until the server notices."""
-
-_LOOK_SECONDS = 5.0
-_LOOK = """
-SELECT a.wait_event_type = 'Client',
-       (SELECT string_agg(format('%%s (pid %%s%%s)', coalesce(nullif(b.application_name, ''), 'a session'),
-                                 b.pid, ', in a transaction since ' || b.xact_start::timestamptz(0)), ', ')
-        FROM pg_stat_activity b WHERE b.pid = ANY (pg_blocking_pids(a.pid)))
-FROM pg_stat_activity a WHERE a.pid = %(pid)s AND a.application_name = %(name)s
-"""
-"""Whether our backend waits for us while we wait for it, and who holds what it waits for."""
-
-log = structlog.get_logger(__name__)
 
 
 class PostgresTarget:
@@ -101,7 +91,6 @@ class PostgresTarget:
         self._log = log_name
         self._wait = wait
         self._connection: WatchedConnection | None = None
-        self._doubts = 0
         self._position: Position | None = None
         self._last_backend = 0
         self._tables: dict[str, TableStatements] = {}
@@ -112,8 +101,7 @@ class PostgresTarget:
 
     def open(self) -> Position | None:
         self.close()
-        self._connection = connect(self._dsn, f"cdc apply {self._node}", self._node, autocommit=True)
-        self._connection.on_silence, self._doubts = self._look_after, 0
+        self._connection = connect_watched(self._dsn, f"cdc apply {self._node}", self._node)
         with translated(self._node):
             if leads(self._connection, self._log, self._node):
                 return None
@@ -158,40 +146,6 @@ class PostgresTarget:
             # The server does not answer at all. The thread that waits for it finds the connection lost.
             with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)
-
-    def _look_after(self, seconds: float) -> None:
-        """The server has been silent for `seconds`: whether it works for us or waits for a lock, ask it elsewhere.
-
-        Raises psycopg.OperationalError when the connection is of no use any more.
-        """
-        if seconds < 2 * self._conn.silence_seconds:
-            self._doubts = 0
-        facts = {"node": self._node, "seconds": round(seconds)}
-        pid = self._conn.info.backend_pid
-        try:
-            with open_connection(self._dsn, f"cdc watch {self._node}", _LOOK_SECONDS) as connection:
-                row = connection.execute(_LOOK, {"pid": pid, "name": f"cdc apply {self._node}"}).fetchone()
-        except psycopg.Error as error:
-            if "FATAL" in str(error):  # it answers; why it takes no other connection is not our concern here
-                return
-            self._doubt("the follower does not answer", seconds)
-            return
-        if row is None:
-            raise psycopg.OperationalError("the server has ended the session")
-        waits_for_us, blockers = row
-        if waits_for_us:
-            self._doubt("what was sent to the follower does not arrive", seconds)
-            return
-        self._doubts = 0
-        if blockers:
-            log.warning("waits for a lock on the follower", held_by=blockers, **facts)
-
-    def _doubt(self, what: str, seconds: float) -> None:
-        """Once may be chance."""
-        log.warning(what, node=self._node, seconds=round(seconds))
-        self._doubts += 1
-        if self._doubts > 1:
-            raise psycopg.OperationalError(f"{what} for {seconds:.0f} s")
 
     @property
     def _conn(self) -> WatchedConnection:
@@ -270,16 +224,31 @@ class PostgresTarget:
                 self._node,
             ) from error
 
+    def copied_ahead(self) -> dict[TableId, TransactionName]:
+        with translated(self._node):
+            if self._conn.execute("SELECT to_regclass('cdc.copied_ahead')").fetchone() == (None,):
+                return {}
+            rows = self._conn.execute(
+                "SELECT schema_name, table_name, a.epoch, from_lsn::text FROM cdc.copied_ahead a "
+                "JOIN cdc.position p USING (log) WHERE log = %s AND (a.epoch, from_lsn) > (p.epoch, commit_lsn)",
+                (self._log,),
+            ).fetchall()
+        return {TableId(schema, name): TransactionName(epoch, Lsn.parse(lsn)) for schema, name, epoch, lsn in rows}
+
     # shapes
 
     def plan(self, schema: TableSchema) -> TablePlan:
+        place = self._place_of(schema.table)
         with translated(self._node):
-            facts = table_facts(self._conn, schema.table)
-        table = TableStatements(schema, require_place(self._conn, schema, facts, self._log, self._node))
-        with translated(self._node):
-            make_read_only(self._conn, [schema.table])  # it may be younger than the bootstrap
-        self._tables[schema.fingerprint] = table
+            facts = require_place(self._conn, schema, table_facts(self._conn, place), self._log, self._node)
+            make_read_only(self._conn, [place])  # it may be younger than the bootstrap
+        table = TableStatements(schema if place == schema.table else replace(schema, table=place), facts)
+        self._tables[table.plan.schema.fingerprint] = table
         return table.plan
+
+    def _place_of(self, table: TableId) -> TableId:
+        """Where the rows of a table of the log go."""
+        return table
 
     def known_schema(self, fingerprint: str) -> TableSchema | None:
         with translated(self._node):
@@ -401,6 +370,10 @@ class PostgresTarget:
 
     def truncate(self, statement: Truncation) -> None:
         with translated(self._node):
+            if statement.spares_others:  # a TRUNCATE would reach them, or be refused, where they refer to these
+                for table in statement.tables:
+                    self._conn.execute(sql.SQL("DELETE FROM {}").format(self._only(table)))
+                return
             restart = statement.restart_identity and may_restart_identity(self._conn, statement.tables)
             text = sql.SQL("TRUNCATE {tables}{restart}{cascade}").format(
                 tables=sql.SQL(", ").join(map(self._only, statement.tables)),

@@ -227,6 +227,7 @@ def _applied(log: list[bytes], alike_before_run: int, fetch: int) -> list[Any]:
     """The changes in the order in which the follower gets them, and the positions that are committed between."""
     stop = StopToken()
     target = create_autospec(PostgresTarget, instance=True)
+    target.copied_ahead.return_value = {}
     target.open.return_value = Position(1, Lsn(1), Lsn(2), 0, 0)
     target.plan.side_effect = lambda schema: TablePlan(schema, schema.column_names, ("id",), True, False, False)
     done: list[Any] = []

@@ -63,7 +63,31 @@ CREATE TABLE IF NOT EXISTS cdc.bootstrap (
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at timestamptz
 );
+ALTER TABLE cdc.bootstrap ADD COLUMN IF NOT EXISTS run text NOT NULL DEFAULT '';
+ALTER TABLE cdc.bootstrap ADD COLUMN IF NOT EXISTS schema_choice text NOT NULL DEFAULT 'copy';
 COMMENT ON TABLE cdc.bootstrap IS 'Says that this database was empty when the copy began, and whether it ended.';
+COMMENT ON COLUMN cdc.bootstrap.run IS 'Which copy it is: a later one has another snapshot of the leader.';
+
+CREATE TABLE IF NOT EXISTS cdc.bootstrap_part (
+    run text NOT NULL,
+    part text NOT NULL,
+    rows bigint NOT NULL DEFAULT 0,
+    done_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run, part)
+);
+COMMENT ON TABLE cdc.bootstrap_part IS
+    'What a copy that has not ended has done, committed together with its rows: it is not done twice.';
+
+CREATE TABLE IF NOT EXISTS cdc.copied_ahead (
+    log text NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    epoch bigint NOT NULL,
+    from_lsn pg_lsn NOT NULL,
+    PRIMARY KEY (log, schema_name, table_name)
+);
+COMMENT ON TABLE cdc.copied_ahead IS
+    'Tables whose rows are newer than the position: the applier leaves out what was committed before that.';
 
 CREATE TABLE IF NOT EXISTS cdc.decision (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -80,7 +104,8 @@ CREATE TABLE IF NOT EXISTS cdc.decision (
     file text
 );
 COMMENT ON TABLE cdc.decision IS
-    'What operators decided about this follower: skip (it has diverged since), overwrite (allowed by the configuration).';
+    'What operators decided about this follower: skip (it has diverged since), overwrite (allowed by the configuration), '
+    'copy (of tables, anew).';
 
 CREATE TABLE IF NOT EXISTS cdc.blocked (
     log text PRIMARY KEY,
@@ -99,7 +124,7 @@ COMMENT ON TABLE cdc.epoch_end IS
     'How far an epoch that is over was carried over: what its leader committed after that is not in the log.';
 
 GRANT USAGE ON SCHEMA cdc TO PUBLIC;
-GRANT SELECT ON cdc.position, cdc.bootstrap, cdc.decision, cdc.blocked, cdc.epoch_end TO PUBLIC;
+GRANT SELECT ON cdc.position, cdc.bootstrap, cdc.copied_ahead, cdc.decision, cdc.blocked, cdc.epoch_end TO PUBLIC;
 
 CREATE OR REPLACE FUNCTION cdc.refuse_write() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
