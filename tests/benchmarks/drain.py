@@ -279,7 +279,8 @@ class Memory:
     def _watch(self) -> None:
         while True:
             for name, process in self._processes.items():
-                self.peak_mb[name] = max(self.peak_mb[name], process.memory_info().rss / 2**20)
+                with suppress(psutil.NoSuchProcess):
+                    self.peak_mb[name] = max(self.peak_mb[name], process.memory_info().rss / 2**20)
             if self._done.wait(0.1):
                 return
 
@@ -385,8 +386,13 @@ def main(runs: int, scale: float, json_file: Path | None) -> None:
     Console().print(_table(results))
     if json_file:
         told = {engine: {name: asdict(measure) for name, measure in of.items()} for engine, of in results.items()}
-        facts = {"commit": _commit(), "machine": _machine(), "servers": servers, "runs": runs}
+        facts = {**environment(), "servers": servers, "runs": runs}
         json_file.write_bytes(orjson.dumps({**facts, "results": told}, option=orjson.OPT_INDENT_2))
+
+
+def environment() -> dict[str, object]:
+    """What every figure was measured with."""
+    return {"commit": _commit(), "machine": _machine()}
 
 
 def _machine() -> dict[str, object]:
