@@ -10,6 +10,7 @@ import structlog
 from cdc.cli import wiring
 from cdc.cli.http_pages import served
 from cdc.cli.options import config_option, follower_option, http_options, log_options
+from cdc.cli.systemd import told_to_systemd
 from cdc.config import load
 from cdc.errors import CdcError, DivergenceError
 from cdc.logging import configure_logging
@@ -38,7 +39,7 @@ def capture_command(
     configure_logging(log_format, log_level)
     structlog.contextvars.bind_contextvars(group=settings.group)
     health, meter = Health(), CaptureMeter()
-    with stop_on_signals() as stop, served(http, ready_within, settings, health, meter):
+    with stop_on_signals() as stop, told_to_systemd(health), served(http, ready_within, settings, health, meter):
         try:
             wiring.capture_service(settings, node, health, meter).run(stop)
         except CdcError as error:
@@ -68,7 +69,11 @@ def apply_command(
     configure_logging(log_format, log_level)
     structlog.contextvars.bind_contextvars(group=settings.group, node=follower)
     health, meter = Health(), ApplyMeter(now_us=lambda: time.time_ns() // 1000)
-    with stop_on_signals() as stop, served(http, ready_within, settings, health, meter, follower):
+    with (
+        stop_on_signals() as stop,
+        told_to_systemd(health),
+        served(http, ready_within, settings, health, meter, follower),
+    ):
         try:
             wiring.apply_service(settings, follower, dsn, stop, health, meter).run(stop)
         except CdcError as error:

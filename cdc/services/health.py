@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from cdc.errors import BlockedError, CdcError, RefusedError
 
+BUSY = "busy"
+"""The state of one whose loop does not come round."""
+
 SILENT_SECONDS = 20.0
 """A loop that has not come round for so long is not well: it does so several times a second."""
 
@@ -60,7 +63,7 @@ class Health:
         silence = self._clock() - self._turned_at
         if found.ok and silence > SILENT_SECONDS:
             problem = f"busy with one thing for {silence:.0f} s: a long statement, a lock, or a server that is silent"
-            return Condition("busy", False, self._turned_at, problem)
+            return Condition(BUSY, False, self._turned_at, problem)
         return found
 
     def seconds(self) -> float:
