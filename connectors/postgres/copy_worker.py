@@ -5,7 +5,8 @@ HOT PATH: `_chunks`. A row is a message of its own; psycopg's loop over them cos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -16,7 +17,7 @@ from psycopg.pq import ExecStatus
 from psycopg.waiting import Ready, Wait
 
 from cdc.copy_ports import Build, Part
-from cdc.errors import FencedError
+from cdc.errors import CheckError, FencedError, TerminalError
 from cdc.events.table import TableId
 from connectors.postgres.connection import WatchedConnection, translated
 from connectors.postgres.copy_plan import CopyStatements
@@ -34,6 +35,18 @@ SET client_connection_check_interval = '2s'
 """
 """A part that is told as done is not done again, so a crash of the follower must not take it back, whatever is set
 there. It is one wait for the disk in 16 MB."""
+
+
+@contextmanager
+def _may_be_repeated(where: str) -> Iterator[None]:
+    """What a server refuses here has neither lost nor doubled a row: the copy can be run again."""
+    try:
+        with translated(where):
+            yield
+    except FencedError:
+        raise
+    except TerminalError as error:
+        raise CheckError(error.what, "remove the cause, see the log of the server, and run it again", where) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +90,7 @@ class PostgresCopyWorker:
         name = f"rows {part.number} {part.table}"
         source, statement = self._snapshot(), self._statements[part.table]
         way = f"{self._ends.leader} to {self._ends.follower}, table {part.table}"
-        with translated(way), self._sink.transaction():
+        with _may_be_repeated(way), self._sink.transaction():
             if not self._note(name):
                 return self._rows_of(name)
             rows = pipe(source, self._sink, statement.read(part), statement.write(), progress)
@@ -88,7 +101,7 @@ class PostgresCopyWorker:
 
     def build(self, build: Build) -> None:
         where = f"{self._ends.follower}, {build.kind.lower()} {build.name}"
-        with translated(where), self._sink.transaction():
+        with _may_be_repeated(where), self._sink.transaction():
             if self._note(f"build {build.number}"):
                 self._sink.execute(build.statement.encode())
 
