@@ -172,6 +172,7 @@ def test_ctrl_c_while_servers_start_leaves_nothing(demo: StartDemo, folder: Path
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.long
 def test_ctrl_c_under_load_leaves_nothing(demo: StartDemo, folder: Path, kafka: KafkaServer):
     topics_before = topics(kafka)
     process = demo("--kafka", kafka.bootstrap_servers)

@@ -234,6 +234,7 @@ class TestKafka:
 
         assert "never-created" not in topics(kafka)
 
+    @pytest.mark.long
     def test_runs_on_the_java_of_the_wheel(self):
         java = find_java()
         wheel = wheel_java()
@@ -357,7 +358,8 @@ class TestNothingIsLeft:
     """A process that holds servers ends, in several ways."""
 
     HOLDER = textwrap.dedent("""
-        import json, threading, time
+        import json, signal, threading, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         from cdc.local import PostgresServer, find_kafka
         with PostgresServer(fsync=False) as postgres, find_kafka() as kafka:
             # Servers must not depend on the thread that started them.
