@@ -61,7 +61,8 @@ def lag_command(config_path: str | None, as_json: bool, watch: bool, max_seconds
     else:
         _print(report)
     if report.problems:
-        raise CheckError("some parts of the group cannot be reached", "see the lines above")
+        first = report.problems[0].partition(". To do: ")[0]
+        raise CheckError(f"some parts of the group cannot be reached: {first}", "see the lines above")
     if max_seconds is not None:
         _check(report, max_seconds)
 
