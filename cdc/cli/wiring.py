@@ -72,9 +72,10 @@ def _client(settings: Settings, role: str) -> ClientSettings:
 
 
 @contextmanager
-def log_reader(settings: Settings, role: str) -> Iterator[LogReader]:
+def log_reader(settings: Settings, role: str, answer_seconds: float | None = None) -> Iterator[LogReader]:
     """A reader of the group's log; `role` is what the brokers see."""
-    reader = LogReader(_client(settings, role), settings.topic)
+    patience = {} if answer_seconds is None else {"answer_seconds": answer_seconds}
+    reader = LogReader(_client(settings, role), settings.topic, **patience)
     try:
         yield reader
     finally:
@@ -394,13 +395,12 @@ def lag_watch(settings: Settings, before: GroupLook | None = None) -> tuple[LagR
 
 def _log_look(settings: Settings) -> LogLook:
     # A reader would wait long for a topic that does not exist.
-    topic = _topic(settings, _client(settings, "lag")).find()
-    if topic is None:
-        raise LogError("the topic does not exist", "run: cdc init", f"topic {settings.topic}")
-    with log_reader(settings, "lag") as reader:
+    # Brokers that do not let us in are silent first: who gives up before the asker does can say why.
+    with log_reader(settings, "lag", _LAG_SECONDS / 2) as reader:
         tail = reader.read_tail()
-    if tail is None:
-        raise LogError("the log is empty", "run: cdc init", settings.topic)
+    topic = _topic(settings, _client(settings, "lag")).find()
+    if tail is None or topic is None:
+        raise LogError("the log is empty, or gone", "run: cdc init", f"topic {settings.topic}")
     return LogLook(tail, topic.retention_ms, tuple(topic_warnings(topic)))
 
 

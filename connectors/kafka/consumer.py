@@ -39,9 +39,16 @@ _SILENT_SECONDS = 10.0
 class LogReader:
     """Reads the records of one log in order. Not safe for use by several threads."""
 
-    def __init__(self, settings: Mapping[str, str | int | float | bool], topic: str) -> None:
-        """`settings` from `common_settings`. Connects lazily: the first call that needs the broker fails."""
+    def __init__(
+        self,
+        settings: Mapping[str, str | int | float | bool],
+        topic: str,
+        answer_seconds: float = _REQUEST_SECONDS,
+    ) -> None:
+        """`settings` from `common_settings`. Connects lazily: the first call that needs the broker fails, when it has
+        not answered for `answer_seconds`."""
         self._topic = topic
+        self._answer_seconds = answer_seconds
         self._where = f"topic {topic}"
         self._offset = 0
         self._refusal = Refusal()
@@ -97,7 +104,9 @@ class LogReader:
     def watermarks(self) -> tuple[int, int]:
         """(low, high): offset of the first record, and the offset that the next record gets."""
         try:
-            low_high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, PARTITION), _REQUEST_SECONDS)
+            low_high = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, PARTITION), self._answer_seconds
+            )
         except KafkaException as error:
             if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
                 self._check_topic()
@@ -245,7 +254,7 @@ class LogReader:
         Raises RetryableError unless a broker says that there is no such topic.
         """
         try:
-            topic = self._consumer.list_topics(self._topic, timeout=_REQUEST_SECONDS).topics[self._topic]
+            topic = self._consumer.list_topics(self._topic, timeout=self._answer_seconds).topics[self._topic]
         except KafkaException as error:
             raise self._explained(translate(error, self._where)) from error
         if topic.error is None or topic.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
