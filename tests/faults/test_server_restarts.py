@@ -18,7 +18,7 @@ from tests.support.pipeline import FOLLOWER, Pipeline
 pytestmark = pytest.mark.faults
 
 DAEMONS = ("capture", f"apply {FOLLOWER}")
-RECOVERY_SECONDS = 10.0
+RECOVERY_SECONDS = 30.0
 """From the moment a server answers again until the follower holds what was committed by then."""
 
 
