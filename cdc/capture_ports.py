@@ -29,6 +29,12 @@ class TopicFacts:
     unclean_election: bool = False
     wanted_retention_ms: int = -1
     """What the configuration asks for."""
+    min_insync_replicas: int = 1
+    replicas: int = 1
+    in_sync: int = 1
+    """Replicas that have all that was acknowledged."""
+    broker_times: bool = True
+    """Records have the time at which the broker got them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +139,7 @@ class LeaderFacts:
     may_replicate: bool
     may_create: bool
     server_encoding: str
+    role: str
 
 
 @dataclass(frozen=True, slots=True)

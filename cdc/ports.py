@@ -13,6 +13,10 @@ from cdc.log.records import Truncation
 from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
 
+FOLLOWER_SESSION = "SET default_transaction_read_only = off; SET session_replication_role = replica"
+"""What an operator's session on a follower begins with that changes tables there. In that role the leader's event
+triggers, which came with its schema, do not fire."""
+
 
 class LogRecord(Protocol):
     """One record as the Kafka client hands it out."""

@@ -9,6 +9,7 @@ import psycopg
 
 from cdc import __version__
 from cdc.cli.bootstrap import bootstrap_command
+from cdc.cli.check import check_command
 from cdc.cli.daemons import apply_command, capture_command
 from cdc.cli.decide import skip_command
 from cdc.cli.demo import demo_command
@@ -33,6 +34,7 @@ def cli() -> None:
 
 for command in (
     demo_command,
+    check_command,
     init_command,
     bootstrap_command,
     capture_command,

@@ -8,23 +8,28 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc.capture_ports import SystemFacts
+from cdc.check_ports import FollowerNode, KafkaFacts, LaterLook, NodeReading
 from cdc.config import Settings
 from cdc.copy_ports import SchemaChoice
-from cdc.errors import CheckError, LogError, RetryableError
+from cdc.errors import BlockedError, CdcError, CheckError, LogError, RetryableError
 from cdc.events.position import Token, TransactionName
+from cdc.events.table import matches
 from cdc.log.tail import LogTail
 from cdc.ports import FollowerFacts, LeaderState, NodeProgress
 from cdc.promotion_ports import PromotionNode
 from cdc.retry import at_most_every
 from cdc.services.apply import ApplyService
+from cdc.services.ask import Answer, ask_all
 from cdc.services.capture import CaptureService, CaptureSettings
+from cdc.services.checks.check import Group, Wanted, group_of, leader_by_own_account
+from cdc.services.checks.report import CheckReport, check_group
 from cdc.services.guardian import topic_warnings
 from cdc.services.health import Health
 from cdc.services.initialize import Initializer, InitializeSettings
@@ -37,10 +42,11 @@ from cdc.services.promotion_survey import PromoteOptions, PromoteSettings, Surve
 from cdc.services.rejoin import Rejoin, RejoinSettings
 from cdc.services.skip import Skipped, skip
 from cdc.services.stale_leader import close_stale_leader
-from cdc.services.status import GroupStatus, ask_all, node_status
+from cdc.services.status import GroupStatus, node_status
 from cdc.stop import StopToken
 from connectors.kafka.admin import LogAdmin, TopicSettings
 from connectors.kafka.consumer import LogReader
+from connectors.kafka.preflight import read_kafka
 from connectors.kafka.producer import LogProducer
 from connectors.kafka.settings import Settings as ClientSettings
 from connectors.kafka.settings import common_settings
@@ -48,8 +54,8 @@ from connectors.postgres.connection import ANSWER_SECONDS, connect, open_connect
 from connectors.postgres.initial_copy import PostgresInitialCopy
 from connectors.postgres.leader import Leader
 from connectors.postgres.node_status import follower_facts, leader_state, node_progress
+from connectors.postgres.preflight import misplaced, read_node
 from connectors.postgres.promotion_node import PostgresNode
-from connectors.postgres.publication import matches
 from connectors.postgres.recopy import PostgresRecopy
 from connectors.postgres.replication import ReplicationStream
 from connectors.postgres.takeover import PostgresTakeover
@@ -62,8 +68,10 @@ _LAG_SECONDS = 3.5
 _SECOND_LOOK_SECONDS = 1.0
 _LOG = "the log in Kafka"
 """What is asked, as a line calls it that says it did not answer; no name of a node."""
-STATUS_SECONDS = 9.0
-"""`cdc status` answers in ten."""
+STATUS_SECONDS = 8.0
+"""`cdc status` answers in ten; the rest is for starting Python."""
+CHECK_SECONDS = 5.0
+"""So does `cdc check`: it asks everybody at once, and then, half as long, followers about the leader's tables."""
 
 
 def _client(settings: Settings, role: str) -> ClientSettings:
@@ -221,7 +229,7 @@ def apply_service(
     patterns = settings.apply.overwrite
     target = PostgresTarget(
         dsn, follower, settings.topic, stop.wait,
-        lambda table: any(matches(table.schema, table.name, pattern) for pattern in patterns), actor(),
+        lambda table: matches(table, patterns), actor(),
     )  # fmt: skip
     client = _client(settings, f"apply-{follower}")
 
@@ -262,9 +270,8 @@ def skip_transaction(settings: Settings, follower: str, name: TransactionName, r
 
 def group_status(settings: Settings) -> GroupStatus:
     """What `cdc status` shows; who cannot be reached says why, and nothing takes longer than ten seconds."""
-    answers = ask_all({"log": lambda: _log_end(settings, "status")}, STATUS_SECONDS / 2)
-    end = answers["log"]
-    tail = None if isinstance(end, str) else end
+    (end,) = ask_all({_LOG: lambda: _log_end(settings, "status")}, STATUS_SECONDS / 2).values()
+    tail = None if isinstance(end, CdcError) else end
     leader = leader_of(settings, tail) if tail is not None else settings.leader
 
     def as_leader() -> LeaderState:
@@ -285,8 +292,71 @@ def group_status(settings: Settings) -> GroupStatus:
     nodes = tuple(node_status(name, told[name], leads=name == leader) for name in questions)
     return GroupStatus(
         settings.group, leader, tail.epoch if tail else None, str(tail.end_lsn) if tail else None, nodes,
-        end if isinstance(end, str) else None,
+        str(end) if isinstance(end, CdcError) else None,
     )  # fmt: skip
+
+
+def checked(settings: Settings) -> CheckReport:
+    """What `cdc check` shows; nothing is written, and nothing takes longer than ten seconds."""
+    log_name = f"topic {settings.topic}"
+    nodes = {name: partial(_read_node, settings, name) for name in settings.nodes}
+    questions: dict[str, Callable[[], KafkaFacts | NodeReading]] = {log_name: partial(_read_kafka, settings), **nodes}
+    told = ask_all(questions, CHECK_SECONDS)
+    kafka = told[log_name]
+    assert not isinstance(kafka, NodeReading)
+    read = {name: _as_node(told[name]) for name in settings.nodes}
+    tail = kafka.tail if isinstance(kafka, KafkaFacts) else None
+    leader = leader_of(settings, tail) if tail else leader_by_own_account(read) or settings.leader
+    wanted = Wanted(
+        settings.group, settings.topic, settings.slot, settings.capture.tables, settings.kafka.max_record_bytes
+    )
+    group = group_of(wanted, leader, kafka, read)
+    later: dict[str, Callable[[], LaterLook | list[BlockedError]]] = {**_placements(settings, group)}
+    if group.log_is_led:
+        later[log_name] = partial(_look_again, settings, leader)
+    again = ask_all(later, CHECK_SECONDS / 2)
+    end = again.pop(log_name, None)
+    assert not isinstance(end, list)
+    return check_group(
+        replace(group, later=end, misplaced={n: told for n, told in again.items() if not isinstance(told, LaterLook)})
+    )
+
+
+def _read_kafka(settings: Settings) -> KafkaFacts:
+    with log_reader(settings, "check") as reader:
+        return read_kafka(_topic(settings, _client(settings, "check")), reader, _deep(settings))
+
+
+def _read_node(settings: Settings, name: str) -> NodeReading:
+    with connect(settings.dsn_of(name), "cdc check", name, answer_seconds=CHECK_SECONDS) as connection:
+        return read_node(connection, settings.group, settings.slot, settings.topic, name)
+
+
+def _as_node(told: KafkaFacts | NodeReading | CdcError) -> NodeReading | CdcError:
+    assert not isinstance(told, KafkaFacts)
+    return told
+
+
+def _look_again(settings: Settings, leader: str) -> LaterLook:
+    with log_reader(settings, "check") as reader:
+        tail = reader.read_tail(depth_bytes=_deep(settings))
+    with Leader(settings.dsn_of(leader), "cdc check", leader, CHECK_SECONDS / 2) as connection:
+        return LaterLook(tail, connection.wal_lsn())
+
+
+def _placements(settings: Settings, group: Group) -> dict[str, Callable[[], list[BlockedError]]]:
+    """Of each follower that holds the leader's tables: whether it has a place for their rows."""
+
+    def ask(node: FollowerNode) -> list[BlockedError]:
+        name = node.node.name
+        with connect(settings.dsn_of(name), "cdc check", name, answer_seconds=CHECK_SECONDS / 2) as connection:
+            return misplaced(connection, group.tables, node.node, settings.topic)
+
+    return {
+        name: partial(ask, node)
+        for name, node in group.followers.items()
+        if isinstance(node, FollowerNode) and node.copied and group.tables
+    }
 
 
 def _log_end(settings: Settings, role: str) -> LogTail:
@@ -328,7 +398,7 @@ def table_copy(
     leader = _leader_to_copy_from(settings, follower)
     copy = PostgresRecopy(
         settings.dsn_of(leader), leader, dsn, follower, settings.slot, settings.topic,
-        lambda table: any(matches(table.schema, table.name, pattern) for pattern in patterns), actor(),
+        lambda table: matches(table, patterns), actor(),
     )  # fmt: skip
     try:
         with log_reader(settings, f"bootstrap-{follower}") as reader:
@@ -388,20 +458,23 @@ def lag_watch(settings: Settings, before: GroupLook | None = None) -> tuple[LagR
         raise broken[0]
     told = answers.pop(_LOG)
     assert not isinstance(told, NodeProgress)
-    nodes = {name: answer for name, answer in answers.items() if not isinstance(answer, LogLook)}
-    look = GroupLook(time.monotonic(), time.time_ns() // 1000, told, nodes)
+    nodes = {name: _told(answer) for name, answer in answers.items() if not isinstance(answer, LogLook)}
+    look = GroupLook(time.monotonic(), time.time_ns() // 1000, _told(told), nodes)
     return lag_of(settings.group, settings.leader, list(settings.nodes), look, before), look
 
 
+def _told(answer: Answer | CdcError) -> Answer | str:
+    return str(answer) if isinstance(answer, CdcError) else answer
+
+
 def _log_look(settings: Settings) -> LogLook:
-    # A reader would wait long for a topic that does not exist.
     # Brokers that do not let us in are silent first: who gives up before the asker does can say why.
     with log_reader(settings, "lag", _LAG_SECONDS / 2) as reader:
         tail = reader.read_tail()
     topic = _topic(settings, _client(settings, "lag")).find()
     if tail is None or topic is None:
         raise LogError("the log is empty, or gone", "run: cdc init", f"topic {settings.topic}")
-    return LogLook(tail, topic.retention_ms, tuple(topic_warnings(topic)))
+    return LogLook(tail, topic.retention_ms, tuple(topic_warnings(topic).values()))
 
 
 def _node_progress(settings: Settings, name: str) -> NodeProgress:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_UNLIMITED = -1
+NO_LIMIT = -1
 _ANY_TEXT = ("pg_catalog.text", "pg_catalog.varchar")
 _WHOLE_NUMBERS = ("pg_catalog.int2", "pg_catalog.int4", "pg_catalog.int8", "pg_catalog.numeric")
 """Each holds all of those before it, if it has no limit of its own."""
@@ -33,27 +33,27 @@ class ColumnType:
 
 def holds(here: ColumnType, there: ColumnType) -> bool:
     """`here` is the follower's type, `there` the leader's as the log names it."""
-    if here.domain and here.typmod != _UNLIMITED:
-        return here.name == there.name and there.typmod == _UNLIMITED  # to be taken for the leader's own domain
-    if here.name in _ANY_TEXT and here.typmod == _UNLIMITED:
+    if here.domain and here.typmod != NO_LIMIT:
+        return here.name == there.name and there.typmod == NO_LIMIT  # to be taken for the leader's own domain
+    if here.name in _ANY_TEXT and here.typmod == NO_LIMIT:
         return True
     name, other = here.name, there.name
     if name.startswith(_ARRAY) and other.startswith(_ARRAY):
         name, other = name.replace(_ARRAY, "pg_catalog.", 1), other.replace(_ARRAY, "pg_catalog.", 1)
     if name == other:
-        return here.typmod in (_UNLIMITED, there.typmod) or _wider(name, here.typmod, there.typmod)
+        return here.typmod in (NO_LIMIT, there.typmod) or _wider(name, here.typmod, there.typmod)
     return (
-        here.typmod == _UNLIMITED
+        here.typmod == NO_LIMIT
         and name in _WHOLE_NUMBERS
         and other in _WHOLE_NUMBERS[: _WHOLE_NUMBERS.index(name)]
-        and there.typmod == _UNLIMITED
+        and there.typmod == NO_LIMIT
     )
 
 
 def _wider(name: str, here: int, there: int) -> bool:
     if name in _BY_FRACTION:
-        return here >= (_FINEST_FRACTION if there == _UNLIMITED else there)
-    if there == _UNLIMITED:
+        return here >= (_FINEST_FRACTION if there == NO_LIMIT else there)
+    if there == NO_LIMIT:
         return False
     if name in _BY_LENGTH:
         return here >= there

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -19,6 +21,20 @@ class TableId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+
+def matches(table: TableId, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns does. Like fnmatch, but schema and table apart: a name may hold a dot."""
+    for pattern in patterns:
+        schema, _, name = pattern.partition(".")
+        if fnmatchcase(table.schema, schema) and fnmatchcase(table.name, name):
+            return True
+    return False
+
+
+def quoted(*names: str) -> str:
+    """As SQL writes them, whatever they hold."""
+    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
 def is_publishable(table: TableId) -> bool:

@@ -100,17 +100,23 @@ def slot_warning(wal_status: str | None, safe: int | None, keep: int | None) -> 
     return f"the slot is lost after {max(0, safe) // 2**20} MB more of WAL (max_slot_wal_keep_size)"
 
 
-def topic_warnings(topic: TopicFacts) -> Iterator[str]:
-    """Settings that may lose records that a follower still needs."""
+def topic_warnings(topic: TopicFacts) -> dict[str, str]:
+    """Settings that may lose records that a follower still needs, by their names."""
+    found = {}
     if 0 <= topic.retention_ms < topic.wanted_retention_ms:
-        yield (
+        found["retention.ms"] = (
             f"retention.ms is {topic.retention_ms}, less than kafka.retention_hours asks for: a follower that is away "
             "longer must be bootstrapped anew"
         )
     if topic.retention_bytes >= 0:
-        yield f"retention.bytes is {topic.retention_bytes}: a burst of changes removes what a follower still needs"
+        found["retention.bytes"] = (
+            f"retention.bytes is {topic.retention_bytes}: a burst of changes removes what a follower still needs"
+        )
     if topic.unclean_election:
-        yield "unclean.leader.election.enable is true: a broker that lacks records may become the partition's leader"
+        found["unclean.leader.election.enable"] = (
+            "unclean.leader.election.enable is true: a broker that lacks records may become the partition's leader"
+        )
+    return found
 
 
 class Guardian:
@@ -157,7 +163,7 @@ class Guardian:
         check_topic(self._identity, topic, self._place)
         warning = slot_warning(slot.wal_status, slot.safe_wal_bytes, slot.wal_keep_bytes)
         self._warn(warning, slot=self._place.slot, wal_status=slot.wal_status)
-        for text in topic_warnings(topic):
+        for text in topic_warnings(topic).values():
             self._warn(text, topic=self._place.topic)
         if look.expected is None:
             self._warn("what is published is not written down, so changes of it go unseen: run cdc init again")

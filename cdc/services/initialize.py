@@ -8,7 +8,7 @@ repeated, so a run that was killed is completed by another one. Nothing is made 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ from cdc.capture_ports import (
     TopicFacts,
 )
 from cdc.errors import CheckError, PublicationError, RetryableError
-from cdc.events.table import TableId
+from cdc.events.table import TableId, quoted
 from cdc.log.envelope import Envelope, finished
 from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
@@ -35,7 +35,7 @@ from cdc.services.guardian import check_publication
 from cdc.services.resume import Place, check_slot, check_tail
 
 FIRST_EPOCH = 1
-_OLDEST_VERSION = 140000
+OLDEST_VERSION = 140000
 _PUBLISH_SECONDS = 30.0
 _PLUGIN = "pgoutput"
 _NEW_GROUP = "choose another group name, or remove the old one's slot, identity (cdc.identity) and topic"
@@ -120,7 +120,7 @@ class Initializer:
         system = leader.system()
         tail = self._tail() if topic is not None else None
         self._check_topic(topic, identity)
-        self._check_slot_owner(slot, identity, facts.database)
+        check_slot_owner(slot, identity, facts.database, self._place)
         self._check_log(identity, slot, tail, leader.wal_lsn())
         tables = [candidate.table for candidate in candidates]
         return _Found(
@@ -169,23 +169,6 @@ class Initializer:
         known = identity.topic_id if identity is not None else None
         if known is not None and topic.topic_id is not None and known != topic.topic_id:
             raise CheckError("the topic was deleted and made anew", _NEW_GROUP, where)
-
-    def _check_slot_owner(self, slot: SlotFacts | None, identity: LeaderIdentity | None, database: str) -> None:
-        if slot is None:
-            return
-        name = self._settings.slot
-        if slot.plugin != _PLUGIN or slot.database != database or slot.temporary:
-            raise CheckError(
-                f"replication slot {name} exists and is not ours: plugin {slot.plugin}, database {slot.database}",
-                "drop it if nobody needs it, or choose another group name",
-                self._settings.leader,
-            )
-        if identity is None:
-            raise CheckError(
-                f"replication slot {name} exists, but cdc init did not make it",
-                "drop it if nobody needs it, or choose another group name",
-                self._settings.leader,
-            )
 
     def _check_log(
         self,
@@ -260,52 +243,96 @@ class Initializer:
 
 def check_leader(facts: LeaderFacts, slot: SlotFacts | None, where: str) -> None:
     """Raises CheckError when the server or the role cannot do logical replication."""
-    if facts.version < _OLDEST_VERSION:
-        raise CheckError(f"PostgreSQL {facts.version // 10000} is too old", "use 14 or newer", where)
+    for error in leader_problems(facts, slot, where).values():
+        raise error
+
+
+def leader_problems(facts: LeaderFacts, slot: SlotFacts | None, where: str) -> dict[str, CheckError]:
+    """What keeps server and role from logical replication, by the requirement that is not met."""
+    found: dict[str, CheckError] = {}
+    if facts.version < OLDEST_VERSION:
+        found["version"] = CheckError(f"PostgreSQL {facts.version // 10000} is too old", "use 14 or newer", where)
     if facts.in_recovery:
-        raise CheckError("the server is a standby", "name the primary in the dsn", where)
+        found["primary"] = CheckError("the server is a standby", "name the primary in the dsn", where)
     if facts.wal_level != "logical":
-        raise CheckError(f"wal_level is {facts.wal_level}", "set wal_level = logical and restart the server", where)
+        found["wal_level"] = CheckError(
+            f"wal_level is {facts.wal_level}",
+            "set wal_level = logical (ALTER SYSTEM SET wal_level = 'logical') and restart the server",
+            where,
+        )
     if not facts.may_replicate:
-        raise CheckError(
+        found["role"] = CheckError(
             "the role may not replicate",
-            "ALTER ROLE ... REPLICATION (on managed servers: grant the provider's role for it)",
+            f"ALTER ROLE {quoted(facts.role)} REPLICATION (on managed servers: grant the provider's role for it)",
             where,
         )
     if not facts.may_create:
-        raise CheckError(
-            "the role may not create a schema or a publication", "GRANT CREATE ON DATABASE ... TO the role", where
+        found["create"] = CheckError(
+            "the role may not create a schema or a publication",
+            f"GRANT CREATE ON DATABASE {quoted(facts.database)} TO {quoted(facts.role)}",
+            where,
         )
     if slot is None and facts.free_slots < 1:
-        raise CheckError("no replication slot is free", "raise max_replication_slots and restart the server", where)
+        found["slots"] = CheckError("no replication slot is free", raise_limit("max_replication_slots"), where)
     if facts.free_wal_senders < 1:
-        raise CheckError("no walsender is free", "raise max_wal_senders and restart the server", where)
+        found["wal_senders"] = CheckError("no walsender is free", raise_limit("max_wal_senders"), where)
+    return found
+
+
+def raise_limit(setting: str) -> str:
+    return f"raise {setting} (ALTER SYSTEM SET {setting} = ...) and restart the server"
+
+
+def check_slot_owner(slot: SlotFacts | None, identity: LeaderIdentity | None, database: str, place: Place) -> None:
+    """Raises CheckError when a slot of our name is there and not ours."""
+    if slot is None:
+        return
+    if slot.plugin != _PLUGIN or slot.database != database or slot.temporary:
+        raise CheckError(
+            f"replication slot {place.slot} exists and is not ours: plugin {slot.plugin}, database {slot.database}",
+            "drop it if nobody needs it, or choose another group name",
+            place.leader,
+        )
+    if identity is None:
+        raise CheckError(
+            f"replication slot {place.slot} exists, but cdc init did not make it",
+            "drop it if nobody needs it, or choose another group name",
+            place.leader,
+        )
 
 
 def check_tables(candidates: Sequence[CandidateTable], patterns: Sequence[str], where: str) -> None:
-    """Raises CheckError when there is nothing to publish, or publishing would break the application's writes.
+    """Raises CheckError when there is nothing to publish, or publishing would break the application's writes."""
+    for error in table_problems(candidates, patterns, where).values():
+        raise error
+
+
+def table_problems(candidates: Sequence[CandidateTable], patterns: Sequence[str], where: str) -> dict[str, CheckError]:
+    """What keeps tables from being published, by the requirement that is not met.
 
     A table without replica identity takes only inserts once it is published; who names it and not a pattern knows.
     """
+    found: dict[str, CheckError] = {}
     if not candidates:
-        raise CheckError(
+        found["tables"] = CheckError(
             f"no table matches {', '.join(patterns)}", "create the tables first, or correct capture.tables", where
         )
     foreign = [str(candidate.table) for candidate in candidates if not candidate.owned]
     if foreign:
-        raise CheckError(
-            f"the role does not own {_some(foreign)}",
+        found["owner"] = CheckError(
+            f"the role does not own {some(foreign)}",
             "only an owner publishes a table: grant the owning role, or narrow capture.tables",
             where,
         )
     without = [str(c.table) for c in candidates if not c.has_identity and str(c.table) not in patterns]
     if without:
-        raise CheckError(
-            f"no replica identity: {_some(without)}; once published, the server refuses UPDATE and DELETE on them",
+        found["replica_identity"] = CheckError(
+            f"no replica identity: {some(without)}; once published, the server refuses UPDATE and DELETE on them",
             "add a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL, or name the table itself in capture.tables "
             "if it takes inserts only",
             where,
         )
+    return found
 
 
 def _check_options(published: Publication, place: Place) -> None:
@@ -329,9 +356,11 @@ def _joined(table: TableId, holds_rows: bool) -> str:
     )
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+def some(names: Iterable[object]) -> str:
+    """The first few."""
+    listed = [str(name) for name in names]
+    shown = ", ".join(listed[:5])
+    return shown if len(listed) <= 5 else f"{shown} and {len(listed) - 5} more"
 
 
 def _told(identity: LeaderIdentity) -> str:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from cdc.errors import CdcError
 from cdc.ports import FollowerFacts, LeaderState
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +31,10 @@ class GroupStatus:
     """Why the log could not be read."""
 
 
-def ask_all(questions: Mapping[str, Callable[[], Answer]], seconds: float) -> dict[str, Answer | str]:
-    """All at once; whoever has not answered after `seconds`, or cannot, has a text instead that says so."""
-    answers: dict[str, Answer | str] = {}
-
-    def ask(name: str, question: Callable[[], Answer]) -> None:
-        try:
-            answers[name] = question()
-        except CdcError as error:
-            answers[name] = str(error)
-
-    threads = [threading.Thread(target=ask, args=item, daemon=True) for item in questions.items()]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + seconds
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return {name: answers.get(name, f"{name}: no answer in {seconds:.0f} s") for name in questions}
-
-
-def node_status(name: str, answer: LeaderState | FollowerFacts | str, *, leads: bool) -> NodeStatus:
-    """`answer` is a text when there is none."""
+def node_status(name: str, answer: LeaderState | FollowerFacts | CdcError, *, leads: bool) -> NodeStatus:
     role = "leader" if leads else "follower"
-    if isinstance(answer, str):
-        return NodeStatus(name, role, "unknown", problem=answer)
+    if isinstance(answer, CdcError):
+        return NodeStatus(name, role, "unknown", problem=str(answer))
     if isinstance(answer, LeaderState):
         state = "captured" if answer.capture else "no capture"
         if answer.leadership.closed:

@@ -102,7 +102,19 @@ class LogAdmin:
             retention_bytes=int(config.get("retention.bytes", "-1")),
             unclean_election=config.get("unclean.leader.election.enable", "false") == "true",
             wanted_retention_ms=self._topic_settings.retention_ms,
+            min_insync_replicas=int(config.get("min.insync.replicas", "1")),
+            replicas=min(len(partition.replicas) for partition in described.partitions),
+            in_sync=min(len(partition.isr) for partition in described.partitions),
+            broker_times=config.get("message.timestamp.type") == "LogAppendTime",
         )
+
+    def brokers(self) -> int:
+        """How many answer. Raises RetryableError when none does."""
+        try:
+            described = self._answer(self._client.describe_cluster(request_timeout=_REQUEST_SECONDS), _REQUEST_SECONDS)
+        except KafkaException as error:
+            raise self._explained(translate(error, self._where)) from error
+        return len(described.nodes)
 
     def _new_client(self) -> AdminClient:
         self._refusal = Refusal()

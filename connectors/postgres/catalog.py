@@ -41,9 +41,7 @@ class TableFacts:
         return self.columns.get(name) or self.generated[name]
 
 
-_COLUMNS = """
-SELECT attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
-       base.name, base.typmod, base.depth > 0
+COLUMNS = """
 FROM pg_attribute CROSS JOIN LATERAL (
     WITH RECURSIVE base (oid, typmod, depth) AS (
         SELECT atttypid, atttypmod, 0
@@ -53,7 +51,12 @@ FROM pg_attribute CROSS JOIN LATERAL (
     SELECT nspname || '.' || typname AS name, typmod, depth
     FROM base JOIN pg_type t USING (oid) JOIN pg_namespace n ON n.oid = typnamespace ORDER BY depth DESC LIMIT 1
 ) base
-WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+WHERE attrelid = ANY(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attrelid, attnum
+"""
+"""Those of some tables, each with `base`: its type, or that of its domain."""
+_COLUMNS = f"""
+SELECT attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
+       base.name, base.typmod, base.depth > 0 {COLUMNS}
 """
 _INDEXES = """
 SELECT indisprimary, indimmediate AND indpred IS NULL AND indexprs IS NULL AND NOT indisexclusion AS usable,
@@ -74,10 +77,14 @@ JOIN pg_operator o ON o.oid = amopopr JOIN pg_namespace n ON n.oid = oprnamespac
 WHERE indrelid = %s AND indisunique AND indisvalid AND NOT indisexclusion
 ORDER BY attname, indisreplident DESC, indisprimary DESC
 """
-_TRIGGERS = """
-SELECT tgname::text FROM pg_trigger WHERE tgrelid = %(table)s AND NOT tgisinternal AND tgenabled IN ('A', 'R')
-UNION ALL SELECT rulename::text FROM pg_rewrite WHERE ev_class = %(table)s AND ev_enabled IN ('A', 'R') ORDER BY 1
+FIRING = """
+SELECT tgrelid::bigint, tgname::text FROM pg_trigger
+WHERE tgrelid = ANY(%(tables)s) AND NOT tgisinternal AND tgenabled IN ('A', 'R')
+UNION ALL
+SELECT ev_class::bigint, rulename::text FROM pg_rewrite
+WHERE ev_class = ANY(%(tables)s) AND ev_enabled IN ('A', 'R') ORDER BY 1, 2
 """
+"""Triggers and rules of some tables that fire for the applier, too."""
 
 
 _FOREIGN_SEQUENCES = """
@@ -100,10 +107,10 @@ def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | 
     if found is None:
         return None
     oid, partitioned = found
-    columns = connection.execute(_COLUMNS, (oid,)).fetchall()
+    columns = connection.execute(_COLUMNS, ([oid],)).fetchall()
     indexes = connection.execute(_INDEXES, (oid,)).fetchall()
     equality = connection.execute(_EQUALITY, (oid,)).fetchall()
-    triggers = connection.execute(_TRIGGERS, {"table": oid}).fetchall()
+    triggers = connection.execute(FIRING, {"tables": [oid]}).fetchall()
     usable = [(primary, tuple(names)) for primary, usable, names in indexes if usable and names]
     return TableFacts(
         partitioned=partitioned,
@@ -116,7 +123,7 @@ def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | 
         equality={name: operator for name, operator, _ in equality},
         collation={name: collation for name, _, collation in equality if collation},
         other_unique_indexes=max(0, len(indexes) - 1),
-        firing_triggers=tuple(name for (name,) in triggers),
+        firing_triggers=tuple(name for _, name in triggers),
     )
 
 

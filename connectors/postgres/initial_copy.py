@@ -38,11 +38,12 @@ log = structlog.get_logger(__name__)
 _LOCK_PATIENCE_SECONDS = 5.0
 """A predecessor that was killed leaves its backend behind for a moment."""
 
-_FOREIGN_TABLES = """
+FOREIGN_TABLES = """
 SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND nspname NOT IN ('information_schema', 'cdc') AND nspname !~ '^pg_'
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND deptype = 'e')
 """
+"""What is there besides PostgreSQL's own, extensions' and ours."""
 
 
 class PostgresInitialCopy:
@@ -116,16 +117,8 @@ class PostgresInitialCopy:
 
     def _earlier_copy(self, follower: psycopg.Connection) -> tuple[str, SchemaChoice]:
         """Its state, and where its schema came from."""
-        row = None
-        if follower.execute("SELECT to_regclass('cdc.bootstrap')").fetchone() != (None,):
-            row = follower.execute(
-                "SELECT finished_at, coalesce(to_jsonb(b) ->> 'schema_choice', 'copy') FROM cdc.bootstrap b "
-                "WHERE log = %s",
-                (self._log,),
-            ).fetchone()
-        if row is None:
-            return "none", self._choice
-        return "unfinished" if row[0] is None else "finished", SchemaChoice(row[1])
+        state, choice = copy_state(follower, self._log)
+        return state, SchemaChoice(choice) if choice else self._choice
 
     def _clear(self, follower: psycopg.Connection, choice: SchemaChoice) -> None:
         if (choice is SchemaChoice.COPY) != (self._choice is SchemaChoice.COPY):
@@ -147,7 +140,7 @@ class PostgresInitialCopy:
 
     def _check_empty(self, follower: psycopg.Connection) -> None:
         if self._choice is SchemaChoice.COPY:
-            row = follower.execute(_FOREIGN_TABLES).fetchone()
+            row = follower.execute(FOREIGN_TABLES).fetchone()
             if row and row[0]:
                 raise CheckError(
                     f"the database is not empty ({row[0]} tables and views)",
@@ -283,6 +276,19 @@ class PostgresInitialCopy:
             with suppress(psycopg.Error):
                 self._follower.execute("SELECT 1")
         return self._connect() if self._follower.closed else self._follower
+
+
+def copy_state(follower: psycopg.Connection, log_name: str) -> tuple[str, str | None]:
+    """What a bootstrap before wrote down: none, unfinished or finished; and where its schema came from."""
+    if follower.execute("SELECT to_regclass('cdc.bootstrap')").fetchone() == (None,):
+        return "none", None
+    row = follower.execute(
+        "SELECT finished_at, coalesce(to_jsonb(b) ->> 'schema_choice', 'copy') FROM cdc.bootstrap b WHERE log = %s",
+        (log_name,),
+    ).fetchone()
+    if row is None:
+        return "none", None
+    return "unfinished" if row[0] is None else "finished", row[1]
 
 
 def _drop_everything(follower: psycopg.Connection) -> None:

@@ -26,7 +26,7 @@ _FACTS = """
            current_setting('max_wal_senders')::int
                - (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'walsender'),
            (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
-           has_database_privilege(current_database(), 'CREATE')
+           has_database_privilege(current_database(), 'CREATE'), current_user::text
 """
 _LAST_BUILT_IN_OID = 16383
 
@@ -134,7 +134,7 @@ def leader_facts(connection: psycopg.Connection, where: str) -> LeaderFacts:
         row = connection.execute(_FACTS).fetchone()
     if row is None:
         raise AssertionError("a SELECT without FROM has a row")
-    database, version, wal_level, recovery, encoding, free_slots, free_senders, replicate, create = row
+    database, version, wal_level, recovery, encoding, free_slots, free_senders, replicate, create, role = row
     return LeaderFacts(
         database=database,
         version=version,
@@ -145,4 +145,5 @@ def leader_facts(connection: psycopg.Connection, where: str) -> LeaderFacts:
         may_replicate=replicate,
         may_create=create,
         server_encoding=encoding,
+        role=role,
     )

@@ -19,10 +19,11 @@ from connectors.postgres.snapshot import request_descriptions, take_snapshot
 
 _TRIES = 5
 _LOCK_PATIENCE = "60s"
-_IDENTITY = """
+DATABASE_IDENTITY = """
 SELECT (SELECT system_identifier FROM pg_control_system()), oid, datname
 FROM pg_database WHERE datname = current_database()
 """
+"""Differs between any two databases."""
 _FILES = "SELECT oid::bigint, pg_relation_filenode(oid)::bigint FROM unnest(%s::oid[]) AS t (oid)"
 
 
@@ -59,7 +60,7 @@ class LeaderSnapshot:
 
     def check_other_database(self, follower: psycopg.Connection, node: str) -> None:
         """Raises CheckError when both are one; psycopg's errors as they are."""
-        if follower.execute(_IDENTITY).fetchone() == self.connection.execute(_IDENTITY).fetchone():
+        if follower.execute(DATABASE_IDENTITY).fetchone() == self.connection.execute(DATABASE_IDENTITY).fetchone():
             raise CheckError("leader and follower are the same database", "correct the dsn of one of them", node)
 
     def published(self) -> list[TableId]:

@@ -47,7 +47,7 @@ def follower_facts(connection: psycopg.Connection, log_name: str, where: str) ->
     with translated(where):
         known = connection.execute("SELECT to_regclass('cdc.position') IS NOT NULL").fetchone() == (True,)
         row = connection.execute(_POSITION, (log_name,)).fetchone() if known else None
-        leads = _leadership(connection, log_name)
+        leads = leadership(connection, log_name)
         if row is None and leads.epoch is not None:
             return FollowerFacts(leads, "no position", "", None, None, None, None, ())
         if row is None:
@@ -84,7 +84,8 @@ def node_progress(connection: psycopg.Connection, slot: str, log_name: str, wher
     return NodeProgress(leader, position, facts)
 
 
-def _leadership(connection: psycopg.Connection, log_name: str) -> Leadership:
+def leadership(connection: psycopg.Connection, log_name: str) -> Leadership:
+    """Errors leave as psycopg raises them."""
     row = connection.execute(_LEADERSHIP_TABLES).fetchone() or (False, False, False)
     epoch, closed, promotion = (
         connection.execute(query, (log_name,)).fetchone() if there else None
@@ -97,7 +98,7 @@ def leader_state(connection: psycopg.Connection, slot: str, log_name: str, where
     """Raises CheckError when there is no such slot."""
     with translated(where):
         row = connection.execute(_SLOT, (slot,)).fetchone()
-        leads = _leadership(connection, log_name)
+        leads = leadership(connection, log_name)
     if row is None:
         raise CheckError(f"replication slot {slot} does not exist", "start capture, it says what to do", where)
     wal_lsn, wal_status, reader, pid = row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import psycopg
@@ -11,29 +10,32 @@ from psycopg import sql
 
 from cdc.capture_ports import CandidateTable, Publication, PublishedTable
 from cdc.errors import CheckError, RetryableError
-from cdc.events.table import TableId
+from cdc.events.table import TableId, matches
 from connectors.postgres.connection import translated
 
 _LOCK_PATIENCE = "10s"
 """Whoever wants to write the table waits behind us."""
 
-_TABLES = """
-    SELECT n.nspname, c.relname,
-           pg_catalog.pg_has_role(c.relowner, 'USAGE'),
-           c.relreplident = 'f' OR EXISTS (
-               SELECT FROM pg_catalog.pg_index i
-               WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
-                 AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END)
+IDENTITY_INDEX = """
+    SELECT i.indkey FROM pg_catalog.pg_index i
+    WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+      AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
+"""
+"""Of a table `c`. A deferrable key is no replica identity."""
+APPLICATION_TABLES = """
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+    WHERE c.relkind IN ('r', 'p')
       AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'cdc')
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                       WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-    ORDER BY 1, 2
 """
-"""Permanent tables, partitioned ones and their partitions; not those that belong to an extension. A deferrable key is
-no replica identity."""
+"""Tables, partitioned ones and their partitions; not those that belong to an extension."""
+_TABLES = f"""
+    SELECT n.nspname, c.relname, pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+           c.relreplident = 'f' OR EXISTS ({IDENTITY_INDEX})
+    {APPLICATION_TABLES} AND c.relpersistence = 'p' ORDER BY 1, 2
+"""
 
 
 def candidates(conn: psycopg.Connection, patterns: Sequence[str], where: str) -> list[CandidateTable]:
@@ -43,7 +45,7 @@ def candidates(conn: psycopg.Connection, patterns: Sequence[str], where: str) ->
     return [
         CandidateTable(TableId(schema, name), owned, has_identity)
         for schema, name, owned, has_identity in rows
-        if any(matches(schema, name, pattern) for pattern in patterns)
+        if matches(TableId(schema, name), patterns)
     ]
 
 
@@ -155,9 +157,3 @@ def _holds_rows(conn: psycopg.Connection, table: TableId) -> bool:
 
 def _quoted(table: TableId) -> sql.Identifier:
     return sql.Identifier(table.schema, table.name)
-
-
-def matches(schema: str, name: str, pattern: str) -> bool:
-    """Like fnmatch, but a pattern's schema and table are matched apart: a name may hold a dot."""
-    pattern_schema, _, pattern_name = pattern.partition(".")
-    return fnmatchcase(schema, pattern_schema) and fnmatchcase(name, pattern_name)

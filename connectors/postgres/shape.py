@@ -10,11 +10,9 @@ from psycopg import sql
 from cdc.errors import BlockedError
 from cdc.events.column_types import ColumnType, holds
 from cdc.events.table import Column, TableSchema
+from cdc.ports import FOLLOWER_SESSION
 from connectors.postgres.catalog import TableFacts
 from connectors.postgres.connection import translated
-
-FIRST = "SET default_transaction_read_only = off; SET session_replication_role = replica"
-"""In that role the leader's event triggers, which came with its schema, do not fire."""
 
 
 def require_place(
@@ -47,8 +45,8 @@ class _Shape:
         return BlockedError(
             f"table {self._schema.table} does not exist here",
             f"{self._types_first(columns)}if the leader renamed it or its schema, rename it here, too; if it is new, "
-            f"run on this follower, after {FIRST}: CREATE TABLE {self._table} ({definitions}), with the leader's keys, "
-            "defaults and partitions",
+            f"run on this follower, after {FOLLOWER_SESSION}: CREATE TABLE {self._table} ({definitions}), with the "
+            "leader's keys, defaults and partitions",
             self._node,
         )
 
@@ -86,8 +84,9 @@ class _Shape:
         added = ", ".join(f"ADD COLUMN {self._definition(column)}" for column in missing)
         return BlockedError(
             f"table {self._schema.table} has no column {names}",
-            f"{self._types_first(missing)}run on this follower, after {FIRST}: {self._renames(missing, facts)}if new "
-            f"on the leader, with the DEFAULT that it was given there: ALTER TABLE {self._table} {added}",
+            f"{self._types_first(missing)}run on this follower, after {FOLLOWER_SESSION}: "
+            f"{self._renames(missing, facts)}if new on the leader, with the DEFAULT that it "
+            f"was given there: ALTER TABLE {self._table} {added}",
             self._node,
         )
 
@@ -114,8 +113,8 @@ class _Shape:
         )
         return BlockedError(
             f"table {self._schema.table} has another type: column {told}",
-            f"{self._types_first(unlike)}run on this follower, with the leader's USING if it had one, after {FIRST}: "
-            f"ALTER TABLE {self._table} {changes}",
+            f"{self._types_first(unlike)}run on this follower, with the leader's USING if it had one, after "
+            f"{FOLLOWER_SESSION}: ALTER TABLE {self._table} {changes}",
             self._node,
         )
 

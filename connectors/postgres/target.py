@@ -28,7 +28,7 @@ from cdc.events.net_effect import Change, NetEffect, Row
 from cdc.events.position import Position, TransactionName
 from cdc.events.table import TableId, TableSchema
 from cdc.log.records import Truncation
-from cdc.ports import Decision, TablePlan
+from cdc.ports import FOLLOWER_SESSION, Decision, TablePlan
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.bookkeeping import (
     OVERWRITE,
@@ -44,7 +44,7 @@ from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
 from connectors.postgres.progress import follower_progress, leads, timestamp
 from connectors.postgres.read_only import make_read_only
-from connectors.postgres.shape import FIRST, require_place
+from connectors.postgres.shape import require_place
 from connectors.postgres.silence import connect_watched
 from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only
 
@@ -564,7 +564,7 @@ def _drop_not_null(plan: TablePlan, column: str) -> str:
     table = sql.Identifier(*plan.schema.table).as_string(None)
     name = sql.Identifier(column).as_string(None)
     return (
-        f"run on this follower, after {FIRST}: ALTER TABLE {table} ALTER COLUMN {name} DROP NOT NULL, "
+        f"run on this follower, after {FOLLOWER_SESSION}: ALTER TABLE {table} ALTER COLUMN {name} DROP NOT NULL, "
         "or SET DEFAULT, or DROP COLUMN if the leader dropped it"
     )
 

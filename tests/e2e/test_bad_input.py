@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -23,13 +24,23 @@ NOBODY = "127.0.0.1:1"
 """Nobody listens there."""
 SECONDS = 25.0
 PASSWORD = "hunter2-is-secret"
+REFUSED_WITHOUT_KAFKA = [
+    ["tail"],
+    ["leader"],
+    ["skip", "--follower", FOLLOWER, "--position", "1/0/1", "--reason", "a test"],
+    ["promote", "--follower", FOLLOWER],
+    ["rejoin", "--node", LEADER],
+]
+SHOW_WHAT_THEY_CAN = [["lag"], ["check"], ["status"]]
+LIKE_ANOTHER = {"leader", "rejoin", "status", "lag"}
+"""They wait for Kafka where another command does, too, so that with --all is often enough."""
 EVERY_COMMAND = [
     ["init"],
     ["bootstrap", "--follower", FOLLOWER],
     ["capture"],
     ["apply", "--follower", FOLLOWER],
-    ["lag"],
-    ["tail"],
+    *REFUSED_WITHOUT_KAFKA,
+    *SHOW_WHAT_THEY_CAN,
 ]
 PROGRESS = {"checking both databases", "waiting for a consistent snapshot of the leader", "copying the schema"}
 """What bootstrap says on stderr while all is well."""
@@ -39,6 +50,14 @@ Done = subprocess.CompletedProcess[str]
 
 def name_of(arguments: list[str]) -> str:
     return arguments[0]
+
+
+def patient(commands: list[list[str]]) -> list[Any]:
+    """As parameters of a test that takes a command some seconds."""
+    return [
+        pytest.param(command, marks=[pytest.mark.long] if command[0] in LIKE_ANOTHER else [], id=command[0])
+        for command in commands
+    ]
 
 
 def refused(done: Done, code: int, *words: str, where: str = "", told: str = "To do: ") -> str:
@@ -105,7 +124,7 @@ class TestConfiguration:
         dsn = f"postgresql://postgres:{PASSWORD}@{NOBODY}/shop"
         return Group(tmp_path, "shop", LEADER, {LEADER: dsn, FOLLOWER: dsn}, NOBODY)
 
-    @pytest.mark.parametrize("arguments", EVERY_COMMAND[:4], ids=name_of)
+    @pytest.mark.parametrize("arguments", EVERY_COMMAND, ids=name_of)
     def test_no_file(self, group: Group, arguments: list[str]):
         group.config.unlink()
         refused(command(group, *arguments), 2, "no configuration file", where=str(group.config))
@@ -130,9 +149,10 @@ class TestConfiguration:
         group.config.write_text(edit(group.config.read_text()))
         assert PASSWORD not in refused(command(group, "capture"), 2, words)
 
-    @pytest.mark.parametrize("name", ["bootstrap", "apply"])
-    def test_no_such_follower(self, group: Group, name: str):
-        refused(command(group, name, "--follower", "mars"), 2, "no node mars", f"name one of: {LEADER}, {FOLLOWER}")
+    @pytest.mark.parametrize("arguments", [a for a in EVERY_COMMAND if len(a) > 1], ids=name_of)
+    def test_no_such_node(self, group: Group, arguments: list[str]):
+        name, option, _, *more = arguments
+        refused(command(group, name, option, "mars", *more), 2, "no node mars", f"name one of: {LEADER}, {FOLLOWER}")
 
     def test_no_such_node_to_capture(self, group: Group):
         refused(command(group, "capture", "--node", "mars"), 2, "no node mars", f"name one of: {LEADER}, {FOLLOWER}")
@@ -147,8 +167,26 @@ class TestConfiguration:
             (["inti"], "inti"),
             (["lag", "now"], "now"),
             (["--colour"], "--colour"),
+            (["skip", "--follower", FOLLOWER, "--position", "here", "--reason", "x"], "here is not a position"),
+            (["skip", "--follower", FOLLOWER, "--position", "1/0/1", "--reason", " "], "--reason"),
+            (["promote", "--leader-is-dead"], "--leader-is-dead"),
+            (["rejoin"], "--node"),
+            (["check", "--fast"], "--fast"),
         ],
-        ids=["no-follower", "no-name", "no-option", "no-number", "no-command", "too-many", "no-such"],
+        ids=[
+            "no-follower",
+            "no-name",
+            "no-option",
+            "no-number",
+            "no-command",
+            "too-many",
+            "no-such",
+            "no-position",
+            "no-reason",
+            "promote",
+            "rejoin",
+            "check",
+        ],
     )
     def test_usage(self, group: Group, arguments: list[str], words: str):
         line = refused(command(group, *arguments), 2, words, "--help")
@@ -247,12 +285,27 @@ class TestServers:
             assert made(pipeline) == []
             assert group.topic not in topics(kafka)
 
-    @pytest.mark.parametrize("arguments", [*EVERY_COMMAND[:2], *EVERY_COMMAND[5:]], ids=name_of)
+    @pytest.mark.parametrize("arguments", patient([*EVERY_COMMAND[:2], *REFUSED_WITHOUT_KAFKA]))
     def test_kafka_that_is_not_there(self, strict_pipeline: Pipeline, kafka: KafkaServer, arguments: list[str]):
         group = self.rewrite(strict_pipeline, kafka.bootstrap_servers, NOBODY)
         done = command(group, *arguments)
-        words = "wal_level" if arguments == ["init"] else strict_pipeline.group.topic
+        # These two look at their node first.
+        words = {"init": "wal_level", "skip": "no position"}.get(arguments[0], strict_pipeline.group.topic)
         refused(done, 3, words)
+        assert made(strict_pipeline) == []
+
+    @pytest.mark.parametrize("arguments", patient(SHOW_WHAT_THEY_CAN))
+    def test_a_look_shows_what_can_be_reached(
+        self, strict_pipeline: Pipeline, strict: PostgresServer, kafka: KafkaServer, arguments: list[str]
+    ):
+        group = self.rewrite(strict_pipeline, kafka.bootstrap_servers, NOBODY)
+        done = command(group, *arguments)
+        assert done.returncode == 3
+        assert "Traceback" not in done.stderr
+        assert (strict.password or "") not in done.stdout + done.stderr
+        assert [line.startswith("cdc: ") for line in done.stderr.splitlines()] == [True]
+        for name in (LEADER, FOLLOWER):
+            assert name in done.stdout
         assert made(strict_pipeline) == []
 
 
@@ -279,8 +332,14 @@ class TestGroup:
         group = pipeline.group
         refused(command(group, "capture"), 3, "leads no log", "cdc init", where=LEADER)
         refused(command(group, "apply", "--follower", FOLLOWER), 3, "no position", "cdc bootstrap", where=FOLLOWER)
-        for arguments in (["bootstrap", "--follower", FOLLOWER], ["tail"], ["lag"]):
+        for arguments in (["bootstrap", "--follower", FOLLOWER], ["tail"], ["lag"], ["leader"]):
             refused(command(group, *arguments), 4, "the topic does not exist", "cdc init", where=group.topic)
+        for arguments in REFUSED_WITHOUT_KAFKA[2:]:
+            done = command(group, *arguments)
+            refused(done, done.returncode)
+            assert done.returncode in (3, 4)
+        assert command(group, "check").returncode == 0
+        assert command(group, "status").returncode == 3
         assert made(pipeline) == []
         assert group.topic not in topics(kafka)
 

@@ -69,10 +69,10 @@ def test_the_slot_is_warned_of_from_seventy_percent_on(
 
 def test_settings_of_the_topic_that_may_lose_records_are_named() -> None:
     topic = TopicFacts("id", 1, "delete", 1_000_000, 3_600_000, -1, False, 3_600_000)
-    assert list(topic_warnings(topic)) == []
-    assert list(topic_warnings(replace(topic, retention_ms=-1))) == []
+    assert topic_warnings(topic) == {}
+    assert topic_warnings(replace(topic, retention_ms=-1)) == {}
     poor = replace(topic, retention_ms=60_000, retention_bytes=1, unclean_election=True)
-    assert [warning.split(" is ")[0] for warning in topic_warnings(poor)] == [
+    assert [warning.split(" is ")[0] for warning in topic_warnings(poor).values()] == [
         "retention.ms",
         "retention.bytes",
         "unclean.leader.election.enable",

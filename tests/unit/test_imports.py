@@ -12,7 +12,7 @@ PRODUCT = ("cdc", "connectors")
 CLIENTS = {"psycopg", "confluent_kafka"}
 
 PURE = {"cdc.errors", "cdc.protocol", "cdc.events", "cdc.log"}
-PORTS = {"cdc.ports", "cdc.capture_ports", "cdc.copy_ports", "cdc.promotion_ports"}
+PORTS = {"cdc.ports", "cdc.capture_ports", "cdc.copy_ports", "cdc.promotion_ports", "cdc.check_ports"}
 SERVICE_TOOLS = {"cdc", "cdc.failpoints", "cdc.retry", "cdc.stop"}
 ROOT_TOOLS = {"cdc", "cdc.config", "cdc.logging", "cdc.retry", "cdc.stop"}
 
@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "cdc.capture_ports": PURE,
     "cdc.copy_ports": PURE | {"cdc.ports"},
     "cdc.promotion_ports": PURE | {"cdc.capture_ports"},
+    "cdc.check_ports": PURE | {"cdc.ports", "cdc.capture_ports"},
     "cdc.services": PURE | PORTS | SERVICE_TOOLS,
     "connectors": set(),
     "connectors.kafka": PURE | PORTS,

@@ -1,0 +1,1 @@
+"""What `cdc check` judges: one module a place, one function a check. Reading is done elsewhere (cdc/check_ports.py)."""
