@@ -110,6 +110,11 @@ class Target(Protocol):
         """A shape that an earlier transaction of this follower stored."""
         ...
 
+    def wait_for_locks(self) -> None:
+        """In the transaction that is open now for as long as it takes; else BlockedError is raised after some
+        seconds."""
+        ...
+
     def apply_net(self, plan: TablePlan, effect: NetEffect) -> bool:
         """False when a row was missing or there already; the transaction must then go back to the savepoint."""
         ...

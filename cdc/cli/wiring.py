@@ -49,7 +49,7 @@ from connectors.kafka.consumer import LogReader
 from connectors.kafka.preflight import read_kafka
 from connectors.kafka.producer import LogProducer
 from connectors.kafka.settings import Settings as ClientSettings
-from connectors.kafka.settings import common_settings
+from connectors.kafka.settings import common_settings, in_small_steps
 from connectors.postgres.connection import ANSWER_SECONDS, connect, open_connection, translated
 from connectors.postgres.initial_copy import PostgresInitialCopy
 from connectors.postgres.leader import Leader
@@ -215,7 +215,7 @@ def capture_service(settings: Settings, node: str | None, health: Health, meter:
         lambda name: Leader(settings.dsn_of(name), "cdc capture", name, ANSWER_SECONDS),
         lambda name: ReplicationStream(settings.dsn_of(name), "cdc capture", name),
         _topic(settings, client),
-        lambda: LogReader(client, settings.topic),
+        lambda: LogReader(in_small_steps(client), settings.topic),
         lambda max_message_bytes, next_offset: LogProducer(client, settings.topic, max_message_bytes, next_offset),
         health,
         meter,

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from operator import itemgetter, methodcaller
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -58,9 +58,10 @@ from cdc.log.records import (
 )
 from cdc.log.runs import Run
 from cdc.log.sequences import SEQUENCES_PREFIX, sequence_values
+from cdc.memory import GIVE_BACK_SECONDS, give_back
 from cdc.ports import LogReader, LogRecord, TablePlan, Target
 from cdc.protocol.lsn import Lsn
-from cdc.retry import run_with_retries
+from cdc.retry import at_most_every, run_with_retries
 from cdc.services.health import Health
 from cdc.services.lag import removal_is_near
 from cdc.services.meters import ApplyMeter
@@ -234,7 +235,7 @@ _value_of = methodcaller("value")
 class _SingleOutError(Exception):
     """A window cannot be applied: its transactions are to be applied one at a time, to find which of them."""
 
-    def __init__(self, cause: TerminalError) -> None:
+    def __init__(self, cause: TerminalError | BlockedError) -> None:
         super().__init__(str(cause))
         self.cause = cause
 
@@ -286,12 +287,14 @@ class ApplySession:
         self._alike = 0
         self._in_pieces = False
         """Whether the follower's open transaction holds a part of a leader transaction that is not complete."""
+        self._give_back = at_most_every(GIVE_BACK_SECONDS, give_back)
         reader.seek(position.next_offset)
 
     def step(self) -> bool:
         """Read what is there, apply what is complete. True when something was committed."""
         records = self._read()
         if not records:
+            self._give_back()
             return self._take_in(records)
         began = time.monotonic()
         self._look_at_retention(records[0].offset() or 0)
@@ -576,12 +579,8 @@ class ApplySession:
             self._target.commit(position, self._new_schemas)
         except (FencedError, LogError):
             raise
-        except TerminalError as error:
-            if self.careful_until is None:
-                self.careful_until = position.name
-                log.info("a change cannot be applied, looking for its transaction", up_to=str(position.name))
-                raise _SingleOutError(error) from error
-            raise self._refused(error, position.name) from error
+        except (TerminalError, BlockedError) as error:
+            self._single_out(error, position.name)
         self.position = position
         self._piece_changes = 0
         self._meter.committed(position, changes, size)
@@ -596,8 +595,18 @@ class ApplySession:
             self._apply(items)
         except (FencedError, LogError):
             raise
-        except TerminalError as error:
-            raise self._refused(error, TransactionName(self._chain.epoch, Lsn(self._chain.open_commit_lsn))) from error
+        except (TerminalError, BlockedError) as error:
+            self._single_out(error, TransactionName(self._chain.epoch, Lsn(self._chain.open_commit_lsn)))
+
+    def _single_out(self, error: TerminalError | BlockedError, name: TransactionName) -> NoReturn:
+        """First everything up to `name` once more, each transaction by itself: those before the culprit get applied."""
+        if self.careful_until is None:
+            self.careful_until = name
+            log.info("a change cannot be applied, looking for its transaction", up_to=str(name))
+            raise _SingleOutError(error) from error
+        if isinstance(error, BlockedError):
+            raise error
+        raise self._refused(error, name) from error
 
     def _refused(self, error: TerminalError, name: TransactionName) -> DivergenceError:
         """The same with the transaction's name, as `cdc skip` takes it; all before that one is committed."""
@@ -609,6 +618,8 @@ class ApplySession:
         return DivergenceError(error.what, remedy, where, key=getattr(error, "key", ""))
 
     def _apply(self, items: list[Change | Truncation]) -> None:
+        if self.careful_until is not None or self._stop_at is not None:
+            self._target.wait_for_locks()
         try:
             for segment in self._segments(items):
                 if isinstance(segment, Truncation):

@@ -32,6 +32,7 @@ from cdc.errors import CdcError, CheckError, FencedError, LogError, RetryableErr
 from cdc.events.assembler import Assembler, Resume
 from cdc.log.envelope import Envelope, finisher
 from cdc.log.tail import LogTail
+from cdc.memory import GIVE_BACK_SECONDS, give_back
 from cdc.protocol.lsn import Lsn
 from cdc.retry import at_most_every, run_with_retries
 from cdc.services.guardian import Guardian
@@ -122,6 +123,7 @@ class CaptureService:
         run_with_retries(lambda progressed: self._session(stop, progressed), stop, "capture", self._health.interrupted)
 
     def _session(self, stop: StopToken, progressed: Callable[[], None]) -> None:
+        give_back()  # what a session before had under way
         with suppress(_StoppedError):
             newest = self._stand_by(stop)
             node = newest.leader if newest and newest.leader else self._settings.first_leader
@@ -158,6 +160,7 @@ class CaptureService:
             self._meter.epoch = identity.epoch
             self._meter.freshness.begin((_now_us() - tail.committed_at_us) / 1e6)
             cleanup.callback(self._meter.freshness.end)
+            give_back()  # what reading the tail took
             heartbeat = cleanup.enter_context(
                 Heartbeat(
                     lambda: self._leader(node),
@@ -338,6 +341,7 @@ class CaptureSession:
         self._stuck = False
         self._heard_at = time.monotonic()
         self._silent = False
+        self._give_back = at_most_every(GIVE_BACK_SECONDS, give_back)
 
     def run(self, stop: StopToken) -> None:
         """Until `stop`; then what was published is waited for and confirmed."""
@@ -380,6 +384,8 @@ class CaptureSession:
         busy = self._writer.bytes_in_flight > 0
         frames = self._stream.read(_READ_BYTES, _BUSY_READ_SECONDS if busy else _IDLE_READ_SECONDS)
         if not frames:
+            if not busy:
+                self._give_back()
             return
         self._heard_at = time.monotonic()
         before = self._assembler.complete_lsn

@@ -7,7 +7,7 @@ keep their own position). A topic or an offset that is gone is an error, never a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +24,9 @@ from connectors.kafka.settings import QUIET, consumer_settings
 log = structlog.get_logger(__name__)
 
 PARTITION = 0
+_SLICE = 100
+_CONSUME_BYTES = 4 * 2**20
+"""The client bounds by number only, and hands over copies."""
 _REQUEST_SECONDS = 5.0
 _TAIL_SECONDS = 120.0
 """Enough to read an incomplete transaction of ten million rows backwards."""
@@ -77,16 +80,20 @@ class LogReader:
         self.seek(self.watermarks()[0])
 
     def consume(self, limit: int, timeout: float) -> list[Message]:
-        """Up to `limit` records in log order, without waiting for more once there are some.
+        """Up to `limit` records in log order, fewer once they are some megabytes, without waiting for more when there
+        are some.
 
         Empty after `timeout` seconds. Raises LogError when the offset is out of range or the topic is gone,
         CheckError when the broker refuses us, RetryableError for a client that cannot go on by itself.
         """
-        messages = self._consumer.consume(limit, 0)
-        if not messages:
-            messages = self._consumer.consume(1, timeout)
-            if messages and limit > 1:
-                messages += self._consumer.consume(limit - 1, 0)
+        messages = self._consumer.consume(min(limit, _SLICE), 0) or self._consumer.consume(1, timeout)
+        size = _size(messages)
+        while 0 < len(messages) < limit and size < _CONSUME_BYTES:
+            more = self._consumer.consume(min(limit - len(messages), _SLICE), 0)
+            if not more:
+                break
+            messages += more
+            size += _size(more)
         if not messages:
             self._raise_client_error()
             self._watch_silence()
@@ -311,6 +318,10 @@ class LogReader:
             log.warning("no broker can be reached, trying again", topic=self._topic, error=error.str())
         elif error is not None:
             raise translate(error, self._where)
+
+
+def _size(messages: Sequence[Message]) -> int:
+    return sum(map(len, messages))
 
 
 def _next_step(records: int, size: int, depth_bytes: int) -> int:

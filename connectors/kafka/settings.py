@@ -52,8 +52,9 @@ _CONSUMER_DEFAULTS: Settings = {
     "queued.min.messages": 20000,
     # librdkafka's own default is a second of standing still whenever the queue was full once.
     "fetch.queue.backoff.ms": 5,
-    # One answer of the broker, still compressed: rows of a mass change come out twenty times as large.
-    "fetch.message.max.bytes": 524288,
+    # One answer of the broker, still compressed, and unpacked whole: rows of a mass change come out twenty times as
+    # large, and large values that are alike a thousand times. A batch that is larger comes all the same, alone.
+    "fetch.message.max.bytes": 131072,
 }
 _COMMON_DEFAULTS: Settings = {
     "socket.keepalive.enable": True,
@@ -92,6 +93,11 @@ def consumer_settings(common: Mapping[str, str | int | float | bool]) -> Setting
     settings = _merge(common, _CONSUMER_DEFAULTS, _CONSUMER_FIXED)
     settings.setdefault("group.id", f"{settings['client.id']}-unused")
     return settings
+
+
+def in_small_steps(common: Mapping[str, str | int | float | bool]) -> Settings:
+    """For a reader that only looks where the log ends, while other memory is in use."""
+    return {"fetch.message.max.bytes": 65536, "queued.max.messages.kbytes": 4096, **common}
 
 
 _FOREIGN = {

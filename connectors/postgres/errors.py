@@ -24,7 +24,6 @@ from cdc.errors import (
 _RETRY_CLASSES = ("08", "40", "53", "57", "58")
 """Connection, rollback (serialization, deadlock), resources, operator intervention, system."""
 _RETRY_CODES = (
-    "55P03",  # lock_not_available
     "25P03",  # idle_in_transaction_session_timeout
     "25P04",  # transaction_timeout
 )
@@ -56,6 +55,8 @@ def translate(error: psycopg.Error, where: str) -> CdcError:
         )
     if state == "53100":
         return BlockedError("the disk is full (53100)", "free space there", where)
+    if state == "55P03":
+        return BlockedError("a lock was not to be had in time (55P03)", "end the session that holds it", where)
     if state == "25006":
         return RetryableError(
             "the server is read-only (25006): in recovery, or its dsn leads to a standby", "promote it, or wait", where

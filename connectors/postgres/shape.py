@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import psycopg
@@ -37,7 +38,7 @@ class _Shape:
         self._schema = schema
         self._log = log_name
         self._node = node
-        self._table = sql.Identifier(*schema.table).as_string(None)
+        self._table = quoted(*schema.table)
 
     def no_table(self) -> BlockedError:
         columns = self._schema.columns
@@ -66,7 +67,7 @@ class _Shape:
         if holds(here, there):
             return here.domain or here == there or self._never_changed(column)
         # The same type in another schema, as extensions are: it is not here under the leader's name.
-        same_name = here.name.partition(".")[2] == column.type.partition(".")[2]
+        same_name = self._names(here.name)[1] == self._names(column.type)[1]
         return same_name and here.typmod in (-1, column.typmod) and not self._known(column)
 
     def _never_changed(self, column: Column) -> bool:
@@ -95,7 +96,7 @@ class _Shape:
         sent = {column.name for column in self._schema.columns}
         own = [name for name in facts.types if name not in sent]
         pairs = [
-            f"ALTER TABLE {self._table} RENAME COLUMN {_quoted(name)} TO {_quoted(column.name)}"
+            f"ALTER TABLE {self._table} RENAME COLUMN {quoted(name)} TO {quoted(column.name)}"
             for column in missing
             for name in own
             if facts.types[name].name == column.type
@@ -108,7 +109,7 @@ class _Shape:
             for column in unlike
         )
         changes = ", ".join(
-            f"ALTER COLUMN {_quoted(column.name)} TYPE {self._type(column)}{self._using(column, facts)}"
+            f"ALTER COLUMN {quoted(column.name)} TYPE {self._type(column)}{self._using(column, facts)}"
             for column in unlike
         )
         return BlockedError(
@@ -124,36 +125,71 @@ class _Shape:
             "SELECT typcategory = 'S' OR t.oid = h.oid OR EXISTS (SELECT FROM pg_cast "
             "WHERE castsource = h.oid AND casttarget = t.oid AND castcontext <> 'e') "
             "FROM pg_type t, (SELECT to_regtype(%s)::oid AS oid) h WHERE t.oid = to_regtype(%s)",
-            (_quoted(*facts.types[column.name].name.split(".", 1)), _quoted(*column.type.split(".", 1))),
+            (self._raw(facts.types[column.name].name), self._raw(column.type)),
         ).fetchone()
         assigned = row is None or row[0]
-        return "" if assigned else f" USING {_quoted(column.name)}::{self._type(column)}"
+        return "" if assigned else f" USING {quoted(column.name)}::{self._type(column)}"
 
     def _definition(self, column: Column) -> str:
-        return f"{_quoted(column.name)} {self._type(column)}"
+        return f"{quoted(column.name)} {self._type(column)}"
 
     def _type(self, column: Column) -> str:
         """As DDL writes it, with its modifier; a type that is unknown here by its name only."""
-        name = _quoted(*column.type.split(".", 1))
-        row = self._connection.execute("SELECT format_type(to_regtype(%s), %s)", (name, column.typmod)).fetchone()
+        row = self._connection.execute(
+            "SELECT format_type(to_regtype(%s), %s)", (self._raw(column.type), column.typmod)
+        ).fetchone()
         if row and row[0]:
-            return str(row[0])
-        schema, element = _element(column.type).split(".", 1)
-        return _quoted(schema, element) + ("[]" if _element(column.type) != column.type else "")
+            return in_one_line(str(row[0]))
+        schema, element = self._names(self._element(column.type))
+        return quoted(schema, element) + ("[]" if self._element(column.type) != column.type else "")
 
     def _known(self, column: Column) -> bool:
-        name = _quoted(*column.type.split(".", 1))
-        return self._connection.execute("SELECT to_regtype(%s)", (name,)).fetchone() != (None,)
+        return self._connection.execute("SELECT to_regtype(%s)", (self._raw(column.type),)).fetchone() != (None,)
 
     def _types_first(self, columns: Sequence[Column]) -> str:
-        unknown = sorted({_element(column.type) for column in columns if not self._known(column)})
+        unknown = sorted({self._element(column.type) for column in columns if not self._known(column)})
         return f"make the type {', '.join(unknown)} as it is on the leader; then " if unknown else ""
 
+    def _element(self, type_name: str) -> str:
+        """The type of what an array holds; PostgreSQL names the array after it."""
+        schema, name = self._names(type_name)
+        return f"{schema}.{name.removeprefix('_')}"
 
-def _element(type_name: str) -> str:
-    """The type of what an array holds; PostgreSQL names the array after it."""
-    return type_name.replace("._", ".", 1)
+    def _raw(self, type_name: str) -> str:
+        """For the server, which needs no line of its own."""
+        return sql.Identifier(*self._names(type_name)).as_string(None)
+
+    def _names(self, type_name: str) -> tuple[str, str]:
+        """Schema and type. Either may hold a dot: a schema that is here decides, at best one that has the type."""
+        row = self._connection.execute(_SPLIT, {"name": type_name}).fetchone()
+        schema, _, name = type_name.rpartition(".")
+        return (row[0], row[1]) if row else (schema, name)
 
 
-def _quoted(*names: str) -> str:
-    return sql.Identifier(*names).as_string(None)
+_SPLIT = """
+SELECT nspname::text, substr(%(name)s, length(nspname) + 2) FROM pg_namespace n
+WHERE starts_with(%(name)s, nspname || '.')
+ORDER BY EXISTS (SELECT FROM pg_type WHERE typnamespace = n.oid AND typname = substr(%(name)s, length(nspname) + 2))
+    DESC, length(nspname) DESC LIMIT 1
+"""
+
+
+def quoted(*names: str) -> str:
+    """For a statement in an error, which is one line."""
+    return in_one_line(sql.Identifier(*names).as_string(None))
+
+
+def in_one_line(ddl: str) -> str:
+    """The same with Unicode escapes in names that hold what a line cannot: line breaks, or spaces one after another."""
+    return _IDENTIFIER.sub(lambda found: _escaped(found[0]), ddl)
+
+
+_IDENTIFIER = re.compile('"(?:[^"]|"")*"')
+
+
+def _escaped(identifier: str) -> str:
+    """Neither with a backslash nor with an apostrophe, which a console's log would write in another way."""
+    if identifier.isprintable() and "  " not in identifier:
+        return identifier
+    signs = (sign if sign.isprintable() and sign != "!" else f"!+{ord(sign):06X}" for sign in identifier)
+    return "U&" + "".join(signs).replace("  ", " !0020") + " UESCAPE $$!$$"

@@ -44,7 +44,7 @@ from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
 from connectors.postgres.progress import follower_progress, leads, timestamp
 from connectors.postgres.read_only import make_read_only
-from connectors.postgres.shape import require_place
+from connectors.postgres.shape import quoted, require_place
 from connectors.postgres.silence import connect_watched
 from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only
 
@@ -55,10 +55,12 @@ SET session_replication_role = replica;
 SET synchronous_commit = off;
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
-SET jit = off
+SET jit = off;
+SET lock_timeout = '5s'
 """
 """synchronous_commit may be off because rows and position commit together: what a crash of the follower
-takes back is read from the log again."""
+takes back is read from the log again. A window that waits for a lock is given up after a while, as transactions that
+need no lock may be in it; `wait_for_locks` is for the one that does."""
 _NOTICE_DEATH = "SET client_connection_check_interval = '2s'"
 """Without it, the backend of an applier that was killed while a statement ran or waited for a lock would keep the
 lock of this follower until that statement ends."""
@@ -134,6 +136,10 @@ class PostgresTarget:
         self._tables.clear()
         self._stages.clear()
         self._staged.clear()
+
+    def wait_for_locks(self) -> None:
+        with translated(self._node):
+            self._conn.execute("SET LOCAL lock_timeout = 0")
 
     def interrupt(self) -> None:
         connection = self._connection
@@ -561,10 +567,9 @@ _CHANGED_SHAPE = ("0A000", "3F000", "42703", "42704", "42804", "42883", "42P01",
 
 
 def _drop_not_null(plan: TablePlan, column: str) -> str:
-    table = sql.Identifier(*plan.schema.table).as_string(None)
-    name = sql.Identifier(column).as_string(None)
     return (
-        f"run on this follower, after {FOLLOWER_SESSION}: ALTER TABLE {table} ALTER COLUMN {name} DROP NOT NULL, "
+        f"run on this follower, after {FOLLOWER_SESSION}: ALTER TABLE {quoted(*plan.schema.table)} "
+        f"ALTER COLUMN {quoted(column)} DROP NOT NULL, "
         "or SET DEFAULT, or DROP COLUMN if the leader dropped it"
     )
 

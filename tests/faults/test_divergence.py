@@ -18,7 +18,7 @@ from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import FOLLOWER, QUICK_HEARTBEAT, Pipeline, rows_of, run_sql
 from tests.support.topic import fatal
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.newest_first]
 
 TABLES = (
     "CREATE TABLE t (id int PRIMARY KEY, x text)",
@@ -56,8 +56,11 @@ class TestStop:
     """Everything that only the follower refuses: table, names of the key, position, SQLSTATE and remedy in one line."""
 
     @pytest.fixture
-    def pipeline(self, module_pipelines: Pipelines) -> Pipeline:
-        return module_pipelines.kept("stop", lambda: module_pipelines.new(*TABLES).init().bootstrap().start())
+    def pipeline(self, module_pipelines: Pipelines, postgres_version: int) -> Pipeline:
+        def build() -> Pipeline:
+            return module_pipelines.new(*TABLES, version=postgres_version).init().bootstrap().start()
+
+        return module_pipelines.kept(postgres_version, build)
 
     @pytest.mark.parametrize(
         ("harm", "change", "words", "repair"),

@@ -6,21 +6,22 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
+import psutil
 import psycopg
 import pytest
 
 from cdc.local import PostgresServer
 from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
-from tests.fixtures.servers import OwnPostgres
+from tests.fixtures.servers import OwnPostgres, SharedServers
 from tests.support.bank import BANK, Bank, BankWatch
 from tests.support.disk import small_disk
 from tests.support.pipeline import FOLLOWER, Pipeline, rows_of, run_sql, set_for_database
 from tests.support.watched import wait_until_apply_waits_for_a_lock
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.newest_first]
 
 APPLY = f"apply {FOLLOWER}"
 DAEMONS = ("capture", APPLY)
@@ -33,23 +34,31 @@ MEGABYTE = 2**20
 
 
 @pytest.fixture(scope="module")
-def own_follower() -> Iterator[PostgresServer]:
-    with PostgresServer(fsync=False) as server:
-        yield server
+def own_servers() -> Iterator[SharedServers]:
+    with ExitStack() as stack:
+        yield SharedServers(stack)
 
 
 @pytest.fixture
-def pipeline(module_pipelines: Pipelines, own_follower: PostgresServer) -> Pipeline:
+def own_follower(own_servers: SharedServers, postgres_version: int) -> PostgresServer:
+    """The follower's server, which tests of this module may stop."""
+    return own_servers.get("follower", postgres_version)
+
+
+@pytest.fixture
+def pipeline(module_pipelines: Pipelines, own_follower: PostgresServer, postgres_version: int) -> Pipeline:
     """The bank on a leader, and everything running."""
 
     def build() -> Pipeline:
         def look_late_for_deadlocks(leader: str, followers: list[str]) -> None:
             set_for_database(followers[0], deadlock_timeout="3s")
 
-        pipeline = module_pipelines.new(*BANK, BIG, follower=own_follower, prepare=look_late_for_deadlocks)
+        pipeline = module_pipelines.new(
+            *BANK, BIG, version=postgres_version, follower=own_follower, prepare=look_late_for_deadlocks
+        )
         return pipeline.init().bootstrap().start()
 
-    return module_pipelines.kept("bank", build)
+    return module_pipelines.kept(postgres_version, build)
 
 
 @contextmanager
@@ -162,6 +171,23 @@ def check_lock(pipeline: Pipeline, seconds: float) -> None:
     assert pipeline.log_of(APPLY).count("trying again") == attempts
 
 
+def test_a_lock_holds_back_nothing_that_was_committed_before(pipeline: Pipeline):
+    dsn = pipeline.followers[FOLLOWER]
+    pipeline.group.stop(APPLY)
+    # All of it is in one window.
+    pipeline.execute(
+        "INSERT INTO big VALUES (-1, 'before')", "UPDATE counter SET n = n", "INSERT INTO big VALUES (-2, 'after')"
+    )
+    with psycopg.connect(dsn, options=WRITABLE) as keeper:
+        keeper.execute("LOCK TABLE counter IN SHARE MODE")
+        pipeline.start_apply()
+        assert wait_for(lambda: rows_of(dsn, "SELECT id FROM big WHERE id < 0") == [(-1,)], seconds=40)
+        wait_until_apply_waits_for_a_lock(pipeline)
+    pipeline.catch_up()
+    pipeline.assert_equal()
+    pipeline.execute("DELETE FROM big WHERE id < 0")
+
+
 def test_a_deadlock_with_a_local_session_is_got_over(pipeline: Pipeline):
     dsn = pipeline.followers[FOLLOWER]
     with told(pipeline, "deadlock detected (40P01)", "trying again"), psycopg.connect(dsn, options=WRITABLE) as local:
@@ -174,6 +200,31 @@ def test_a_deadlock_with_a_local_session_is_got_over(pipeline: Pipeline):
         local.rollback()
     pipeline.catch_up()
     pipeline.assert_equal()
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit of util-linux is not installed")
+def test_a_follower_without_memory_for_a_value_is_tried_again_and_nothing_is_skipped(
+    pipeline: Pipeline, own_follower: PostgresServer
+):
+    dsn = pipeline.followers[FOLLOWER]
+    has = psutil.Process(own_follower.pid).memory_info().vms
+
+    def limit(size: str) -> None:
+        """Of the server, which its new sessions inherit. Its own account may do it, ours perhaps not."""
+        run_sql(dsn, f"COPY (SELECT) TO PROGRAM 'prlimit --pid {own_follower.pid} --as={size}:'")
+
+    with under_load(pipeline) as bank:
+        with told(pipeline, "out of memory (53200)", "trying again"):
+            limit(str(has + 48 * MEGABYTE))
+            pipeline.group.stop(APPLY)
+            pipeline.start_apply()
+            pipeline.execute(f"INSERT INTO big VALUES (-10, repeat('0123456789abcdef', {4 * MEGABYTE}))")
+            stands = pipeline.mark()
+            bank.transacts(10)
+        assert pipeline.position() < stands
+        limit("unlimited")
+        pipeline.catch_up()
+    pipeline.execute("DELETE FROM big WHERE id < 0")
 
 
 def test_a_full_disk_holds_the_follower_until_space_is_freed(pipeline: Pipeline, own_follower: PostgresServer):

@@ -52,7 +52,7 @@ def test_a_capture_that_the_leader_gave_up_goes_on_where_it_was(pipeline: Pipeli
             wait_until_let_go(pipeline)
             time.sleep(seconds)
             bank.transacts(50)
-        recovers(pipeline, "capture paused")
+        recovers(pipeline, "capture paused", seconds=40 + seconds / 2)  # of work that has piled up
 
 
 def test_a_capture_that_wakes_up_finds_another_one_at_work_and_leaves_it_the_log(

@@ -16,7 +16,7 @@ from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import FOLLOWER, LEADER, Pipeline, rows_of, run_sql
 from tests.support.topic import Raw, Topic, fatal
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.newest_first]
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, x text)"
 APPLY = f"apply {FOLLOWER}"
@@ -228,8 +228,11 @@ class TestDivergence:
     """A row of the follower is not what the change needs: it is named, not shown, and nothing goes past it."""
 
     @pytest.fixture
-    def pipeline(self, module_pipelines: Pipelines) -> Pipeline:
-        pipeline = module_pipelines.kept("apart", lambda: module_pipelines.new(TABLE).init().bootstrap().start())
+    def pipeline(self, module_pipelines: Pipelines, postgres_version: int) -> Pipeline:
+        def build() -> Pipeline:
+            return module_pipelines.new(TABLE, version=postgres_version).init().bootstrap().start()
+
+        pipeline = module_pipelines.kept(postgres_version, build)
         pipeline.execute("TRUNCATE t", "INSERT INTO t SELECT i, 'secret ' || i FROM generate_series(1, 5) i")
         return pipeline
 

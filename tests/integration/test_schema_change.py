@@ -111,6 +111,19 @@ CHANGES = (
         ("CREATE TYPE t_mood AS ENUM ('ok')", "ALTER TABLE t ADD m t_mood[]"),
     ),
     Change(
+        "awkward_names", "id int PRIMARY KEY",
+        (FILL, 'ALTER TABLE t ADD "new\n!  line" "my.types".mood[] DEFAULT \'{ok}\'; INSERT INTO t VALUES (-1)'),
+        'ADD COLUMN U&"new!+00000A!+000021 !0020line" UESCAPE $$!$$ "my.types".mood[]',
+        ('ALTER TABLE t ADD U&"new!+00000A!+000021 !0020line" UESCAPE $$!$$ "my.types".mood[] DEFAULT \'{ok}\'',),
+    ),
+    Change(
+        "awkward_type", "id int PRIMARY KEY",
+        (FILL, 'CREATE TYPE "my.types"."new.one" AS (a int); ALTER TABLE t ADD c "my.types"."new.one"; '
+         "INSERT INTO t VALUES (-1, '(7)')"),
+        'ALTER TABLE "public"."awkward_type" ADD COLUMN "c" "my.types"."new.one"',
+        ('CREATE TYPE "my.types"."new.one" AS (a int)', 'ALTER TABLE t ADD c "my.types"."new.one"'),
+    ),
+    Change(
         "new_label", "id int PRIMARY KEY, m public.mood",
         ("INSERT INTO t VALUES (1, 'ok')", "ALTER TYPE mood ADD VALUE 't'", "INSERT INTO t VALUES (2, 't')"),
         "such as ALTER TYPE ... ADD VALUE: m (public.mood)",
@@ -131,8 +144,9 @@ def group(module_pipelines: Pipelines, postgres_version: int) -> Pipeline:
     def build() -> Pipeline:
         tables = [named(change, f"CREATE TABLE t ({change.table})") for change in CHANGES]
         pipeline = module_pipelines.new(
-            "CREATE TYPE mood AS ENUM ('ok')", *tables, EARLY[0].format("early"), EARLY[0].format("gone"),
-            version=postgres_version,
+            "CREATE TYPE mood AS ENUM ('ok')", 'CREATE SCHEMA "my.types"',
+            "CREATE TYPE \"my.types\".mood AS ENUM ('ok')", *tables, EARLY[0].format("early"), EARLY[0].format("gone"),
+            "CREATE TABLE moods (id int PRIMARY KEY, m mood)", version=postgres_version,
         )  # fmt: skip
         return pipeline.init().bootstrap().start()
 
@@ -236,6 +250,26 @@ def test_what_needs_no_place_does_not_block(postgres_version: int, group: Pipeli
     assert not said_since(group, length, "blocked")
 
 
+@pytest.mark.newest_first
+def test_a_value_without_a_place_holds_back_nothing_that_was_committed_before(postgres_version: int, group: Pipeline):
+    # Given an applier that finds transactions in one window, the second of which it cannot apply.
+    follower = group.followers[FOLLOWER]
+    group.group.stop(APPLY)
+    group.execute(
+        "INSERT INTO moods VALUES (1, 'ok')",
+        "ALTER TYPE mood ADD VALUE 'late'",
+        "INSERT INTO moods VALUES (2, 'late')",
+        "INSERT INTO moods VALUES (3, 'ok')",
+    )
+    group.start_apply()
+
+    # Then the first is shown, and the others once there is a place for them.
+    assert wait_for(lambda: rows_of(follower, "SELECT id FROM moods") == [(1,)], seconds=20)
+    run_sql(follower, *AS_APPLY_SAYS, "ALTER TYPE mood ADD VALUE 'late'")
+    group.catch_up()
+    group.assert_equal("public.moods")
+
+
 def test_a_missing_column_blocks_until_its_ddl_has_run(pipelines: Pipelines):
     pipeline = pipelines.new("CREATE TABLE t (id int PRIMARY KEY, x text)")
     pipeline.init().bootstrap().start()
@@ -273,6 +307,30 @@ def test_a_table_that_only_the_leader_has_blocks(pipelines: Pipelines):
     )
     pipeline.catch_up()
     pipeline.assert_equal()
+
+
+@pytest.mark.newest_first
+def test_a_renamed_schema_blocks_until_it_is_renamed_here(postgres_version: int, pipelines: Pipelines):
+    # Given tables of a schema, one of which has not changed since capture began.
+    table = "CREATE TABLE app.{} (id int PRIMARY KEY, x text)"
+    ddl = ("CREATE SCHEMA app", table.format("t"), table.format("quiet"))
+    pipeline = pipelines.new(*ddl, version=postgres_version, tables=("app.*",)).init().bootstrap().start()
+    pipeline.execute("INSERT INTO app.t VALUES (1, 'before')")
+    pipeline.catch_up()
+
+    # When it gets another name, then nothing is written under the old one, and all under the new one once it is here.
+    pipeline.execute(
+        "ALTER SCHEMA app RENAME TO shop",
+        "INSERT INTO shop.t VALUES (2, 'after')",
+        "UPDATE shop.t SET x = 'changed' WHERE id = 1",
+        "INSERT INTO shop.quiet VALUES (1, 'first')",
+    )
+    wait_said(pipeline, 0, "table shop.t does not exist here")
+    assert rows_of(pipeline.followers[FOLLOWER], "SELECT * FROM app.t") == [(1, "before")]
+    run_sql(pipeline.followers[FOLLOWER], *AS_APPLY_SAYS, "ALTER SCHEMA app RENAME TO shop")
+    pipeline.catch_up()
+    pipeline.assert_equal("shop.")
+    pipeline.check_running("capture", APPLY)
 
 
 def test_columns_in_another_order_and_of_its_own_are_the_followers_affair(pipelines: Pipelines, postgres_version: int):

@@ -49,7 +49,7 @@ VALUES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "text": TEXTS,
         "varchar(30)": TEXTS,
         "char(24)": TEXTS,
-        '"char"': ("", "a", "\x01"),
+        '"char"': ("", "a", "\x01", "\\351", "\\"),
         "name": ("a", 'q"uote', "x" * 63),
         "bytea": ("", r"\x", r"\x00", r"\x" + bytes(range(256)).hex(), r"\x5c4e"),
         "bit(5)": ("10101", "00000"),
