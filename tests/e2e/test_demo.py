@@ -202,6 +202,7 @@ def test_nothing_outlives_a_killed_demo(demo: StartDemo, folder: Path):
     assert wait_for(lambda: not processes_in(folder), seconds=30), processes_in(folder)
 
 
+@pytest.mark.long
 def test_kept_group_goes_on_until_ctrl_c(demo: StartDemo, folder: Path, kafka: KafkaServer):
     process = demo("--seconds", "1", "--keep", "--kafka", kafka.bootstrap_servers)
     until(process.stdout, "PASSED")

@@ -212,6 +212,7 @@ class TestKafka:
         assert server.bootstrap_servers == address
         assert consume(server, "kept", 3) == [b"1", b"2", b"3"]
 
+    @pytest.mark.long
     def test_stop_pause_and_resume(self, own_kafka: Callable[[], KafkaServer]):
         server = own_kafka()
         create_topic(server, "kept")

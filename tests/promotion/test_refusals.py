@@ -104,6 +104,7 @@ class TestRefusals:
         pipeline.start_apply(FOLLOWER)
         pipeline.catch_up()
 
+    @pytest.mark.long
     def test_no_capture(self, pipeline: Pipeline):
         pipeline.group.stop("capture")
         with nothing_changes(pipeline):
@@ -112,6 +113,7 @@ class TestRefusals:
         pipeline.start_capture()
         pipeline.catch_up()
 
+    @pytest.mark.long
     def test_a_follower_that_holds_more_than_the_log(self, pipeline: Pipeline):
         dsn = pipeline.nodes[FOLLOWER]
         pipeline.group.stop(f"apply {FOLLOWER}")

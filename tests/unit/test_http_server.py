@@ -61,6 +61,7 @@ def test_a_page_that_breaks_says_nothing_of_why(server: DaemonServer):
     assert get(server, "/")[0] == 200
 
 
+@pytest.mark.long
 def test_many_clients_make_no_more_threads(server: DaemonServer):
     # Given clients that connect and say nothing, and some that vanish in the middle.
     before = threads()
