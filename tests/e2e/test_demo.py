@@ -188,6 +188,7 @@ def test_ctrl_c_under_load_leaves_nothing(demo: StartDemo, folder: Path, kafka: 
     assert wait_for(lambda: topics(kafka) <= topics_before, seconds=10)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
 def test_nothing_outlives_a_killed_demo(demo: StartDemo, folder: Path):
     process = demo()

@@ -293,6 +293,7 @@ class TestKafka:
         pipeline.group.overrides["CDC_KAFKA__CLIENT"] = secured.client(ssl_ca_location=str(MISSING))
         assert "ssl.ca.location" in fails(pipeline, 2, "init")
 
+    @pytest.mark.long
     def test_daemons_that_are_not_let_in_any_more_say_so_and_go_on_when_they_are(
         self, pipeline: Pipeline, secured: Secured
     ):

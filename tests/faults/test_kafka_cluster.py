@@ -36,7 +36,10 @@ def pipeline(module_pipelines: Pipelines, cluster: KafkaCluster) -> Pipeline:
     return module_pipelines.kept("bank", build)
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize(
+    "times",
+    [pytest.param(1, marks=pytest.mark.long), pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
+)
 def test_killing_the_broker_that_leads_the_log_again_and_again_leaves_its_chain_whole(
     pipeline: Pipeline, cluster: KafkaCluster, times: int
 ):

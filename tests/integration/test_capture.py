@@ -279,6 +279,7 @@ class TestServers:
         assert captured.ids() == list(range(1, 60_001))
         captured.pipeline.check_running("capture")
 
+    @pytest.mark.long
     def test_while_kafka_hangs_both_capture_and_the_leader_can_end(
         self, pipelines: Pipelines, own_kafka: Callable[[], KafkaServer], own_postgres: OwnPostgres
     ) -> None:
