@@ -14,7 +14,6 @@ from cdc.cli.systemd import told_to_systemd
 from cdc.config import load
 from cdc.errors import CdcError, DivergenceError
 from cdc.logging import configure_logging
-from cdc.memory import limit_arenas
 from cdc.services.health import Health
 from cdc.services.meters import ApplyMeter, CaptureMeter
 from cdc.stop import stop_on_signals
@@ -34,7 +33,6 @@ def capture_command(
 
     Who leads is in the log: after a promotion it goes on with the new leader by itself.
     """
-    limit_arenas()
     settings = load(config_path)
     if node is not None:
         settings.dsn_of(node)
@@ -66,7 +64,6 @@ def apply_command(
     log_level: str,
 ) -> None:
     """Apply the log to one follower until SIGTERM."""
-    limit_arenas()
     settings = load(config_path)
     dsn = settings.dsn_of(follower)
     configure_logging(log_format, log_level)

@@ -14,7 +14,7 @@ CLIENTS = {"psycopg", "confluent_kafka"}
 PURE = {"cdc.errors", "cdc.protocol", "cdc.events", "cdc.log"}
 PORTS = {"cdc.ports", "cdc.capture_ports", "cdc.copy_ports", "cdc.promotion_ports", "cdc.check_ports"}
 SERVICE_TOOLS = {"cdc", "cdc.failpoints", "cdc.memory", "cdc.retry", "cdc.stop"}
-ROOT_TOOLS = {"cdc", "cdc.config", "cdc.logging", "cdc.memory", "cdc.retry", "cdc.stop"}
+ROOT_TOOLS = {"cdc", "cdc.config", "cdc.logging", "cdc.retry", "cdc.stop"}
 
 ALLOWED: dict[str, set[str]] = {
     "cdc": set(),
