@@ -3,7 +3,8 @@
 glibc keeps it: in an arena for each thread, up to eight a core, and below whatever is still in use in it. librdkafka
 has some threads for each client that we make, and what one of them frees another one allocated. After a while without
 Kafka and a backlog capture held 150 MB so, with 11 MB in use. Fewer arenas (M_ARENA_MAX) would hold less; with two of
-them a transaction of one row took more CPU, because threads wait for each other. A C library without the call needs none.
+them a transaction of one row took more CPU, because threads wait for each other. A C library without the call needs
+none.
 """
 
 from __future__ import annotations
