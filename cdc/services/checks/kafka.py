@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeAlias
+
+from cdc.capture_ports import TopicFacts
 from cdc.check_ports import KafkaFacts
 from cdc.errors import CdcError
 from cdc.services.checks.check import Checks, Group, Verdict, failed, judged, ok, refused, warning
@@ -10,6 +15,8 @@ from cdc.services.guardian import topic_warnings
 kafka: Checks[KafkaFacts] = Checks("kafka")
 
 _HOUR_MS = 3_600_000
+
+TopicJudge: TypeAlias = Callable[[TopicFacts, Group], Verdict]
 
 
 @kafka.check("topic", "it is the log; a topic that was made anew lacks what the old one held")
@@ -42,45 +49,48 @@ def log(facts: KafkaFacts, group: Group) -> Verdict | None:
     return ok(f"epoch {facts.tail.epoch}, led by {group.leader_name}, up to {facts.tail.end_lsn}")
 
 
-@kafka.check("partitions", "only one partition keeps the order of commits")
-def partitions(facts: KafkaFacts, group: Group) -> Verdict | None:
+def _of_topic(name: str, why: str) -> Callable[[TopicJudge], TopicJudge]:
+    """Like `kafka.check`, where there is a topic."""
+
+    def register(judge: TopicJudge) -> TopicJudge:
+        @kafka.check(name, why)
+        @wraps(judge)
+        def of_facts(facts: KafkaFacts, group: Group) -> Verdict | None:
+            return None if facts.topic is None else judge(facts.topic, group)
+
+        return judge
+
+    return register
+
+
+@_of_topic("partitions", "only one partition keeps the order of commits")
+def partitions(topic: TopicFacts, group: Group) -> Verdict:
     """the topic has one partition"""
-    if facts.topic is None:
-        return None
-    if facts.topic.partitions == 1:
+    if topic.partitions == 1:
         return ok("1")
-    return failed(f"{facts.topic.partitions} partitions", "start a new group: partitions cannot be taken away")
+    return failed(f"{topic.partitions} partitions", "start a new group: partitions cannot be taken away")
 
 
-@kafka.check("cleanup_policy", "compaction removes changes that followers need")
-def cleanup_policy(facts: KafkaFacts, group: Group) -> Verdict | None:
+@_of_topic("cleanup_policy", "compaction removes changes that followers need")
+def cleanup_policy(topic: TopicFacts, group: Group) -> Verdict:
     """`cleanup.policy` is delete"""
-    if facts.topic is None:
-        return None
-    if facts.topic.cleanup_policy == "delete":
+    if topic.cleanup_policy == "delete":
         return ok("delete")
-    return failed(f"cleanup.policy is {facts.topic.cleanup_policy}", _alter(group, "cleanup.policy=delete"))
+    return failed(f"cleanup.policy is {topic.cleanup_policy}", _alter(group, "cleanup.policy=delete"))
 
 
-@kafka.check("retention", "a follower that is away for longer than the log goes back must be bootstrapped anew")
-def retention(facts: KafkaFacts, group: Group) -> Verdict | None:
+@_of_topic("retention", "a follower that is away for longer than the log goes back must be bootstrapped anew")
+def retention(topic: TopicFacts, group: Group) -> Verdict:
     """`retention.ms` is at least `kafka.retention_hours`, the longest outage of a follower that is wanted"""
-    if facts.topic is None:
-        return None
-    problem = topic_warnings(facts.topic).get("retention.ms")
-    if problem:
-        return warning(problem, _alter(group, f"retention.ms={facts.topic.wanted_retention_ms}"))
-    kept = facts.topic.retention_ms
-    return ok("for ever" if kept < 0 else f"{kept / _HOUR_MS:.0f} h")
+    kept = topic.retention_ms
+    fine = "for ever" if kept < 0 else f"{kept / _HOUR_MS:.0f} h"
+    return _watched(topic, group, "retention.ms", topic.wanted_retention_ms, fine)
 
 
-@kafka.check("retention_bytes", "a burst of changes removes what a follower still needs, however short its outage")
-def retention_bytes(facts: KafkaFacts, group: Group) -> Verdict | None:
+@_of_topic("retention_bytes", "a burst of changes removes what a follower still needs, however short its outage")
+def retention_bytes(topic: TopicFacts, group: Group) -> Verdict:
     """`retention.bytes` has no limit"""
-    if facts.topic is None:
-        return None
-    problem = topic_warnings(facts.topic).get("retention.bytes")
-    return warning(problem, _alter(group, "retention.bytes=-1")) if problem else ok("no limit")
+    return _watched(topic, group, "retention.bytes", "-1", "no limit")
 
 
 @kafka.check("replicas", "a record that only one broker has is lost with that broker's disk")
@@ -88,9 +98,9 @@ def replicas(facts: KafkaFacts, group: Group) -> Verdict | None:
     """the topic has two replicas or more, and all have what was acknowledged"""
     if facts.topic is None:
         return None
-    count = facts.topic.replicas
-    if facts.topic.in_sync < count:
-        return warning(f"{facts.topic.in_sync} of {count} replicas have all records", "start the brokers that are away")
+    count, in_sync = facts.topic.replicas, facts.topic.in_sync
+    if in_sync < count:
+        return warning(f"{in_sync} of {count} replicas have all records", "start the brokers that are away")
     if count < 2:
         return warning(
             f"one replica, on one of {facts.brokers} brokers",
@@ -99,14 +109,12 @@ def replicas(facts: KafkaFacts, group: Group) -> Verdict | None:
     return ok(f"{count}, all in sync")
 
 
-@kafka.check("min_insync_replicas", "with 1 a record counts as durable that one broker has; with more than there are, "
+@_of_topic("min_insync_replicas", "with 1 a record counts as durable that one broker has; with more than there are, "
              "nothing is taken")  # fmt: skip
-def min_insync_replicas(facts: KafkaFacts, group: Group) -> Verdict | None:
+def min_insync_replicas(topic: TopicFacts, group: Group) -> Verdict:
     """`min.insync.replicas` is 2 or more, and fewer than there are replicas"""
-    if facts.topic is None:
-        return None
-    least, count = facts.topic.min_insync_replicas, facts.topic.replicas
-    possible = max(1, facts.topic.in_sync)
+    least, count = topic.min_insync_replicas, topic.replicas
+    possible = max(1, topic.in_sync)
     if least > possible:
         return failed(
             f"min.insync.replicas is {least}, and {possible} in sync: no record is taken",
@@ -122,12 +130,10 @@ def min_insync_replicas(facts: KafkaFacts, group: Group) -> Verdict | None:
     return ok(f"{least} of {count}")
 
 
-@kafka.check("max_message_bytes", "smaller records mean more parts a large change, and more work for readers")
-def max_message_bytes(facts: KafkaFacts, group: Group) -> Verdict | None:
+@_of_topic("max_message_bytes", "smaller records mean more parts a large change, and more work for readers")
+def max_message_bytes(topic: TopicFacts, group: Group) -> Verdict:
     """`max.message.bytes` is at least `kafka.max_record_bytes`"""
-    if facts.topic is None:
-        return None
-    size, wanted = facts.topic.max_message_bytes, group.wanted.max_record_bytes
+    size, wanted = topic.max_message_bytes, group.wanted.max_record_bytes
     if size >= wanted:
         return ok(f"{size}")
     return warning(
@@ -135,25 +141,26 @@ def max_message_bytes(facts: KafkaFacts, group: Group) -> Verdict | None:
     )
 
 
-@kafka.check(
+@_of_topic(
     "unclean_election", "a broker that lacks acknowledged records may become the partition's leader: they are gone"
 )
-def unclean_election(facts: KafkaFacts, group: Group) -> Verdict | None:
+def unclean_election(topic: TopicFacts, group: Group) -> Verdict:
     """`unclean.leader.election.enable` is false"""
-    if facts.topic is None:
-        return None
-    problem = topic_warnings(facts.topic).get("unclean.leader.election.enable")
-    return warning(problem, _alter(group, "unclean.leader.election.enable=false")) if problem else ok("off")
+    return _watched(topic, group, "unclean.leader.election.enable", "false", "off")
 
 
-@kafka.check("timestamps", "by a clock of capture's that is wrong, records are removed too early, or refused")
-def timestamps(facts: KafkaFacts, group: Group) -> Verdict | None:
+@_of_topic("timestamps", "by a clock of capture's that is wrong, records are removed too early, or refused")
+def timestamps(topic: TopicFacts, group: Group) -> Verdict:
     """`message.timestamp.type` is LogAppendTime"""
-    if facts.topic is None:
-        return None
-    if facts.topic.broker_times:
+    if topic.broker_times:
         return ok("the brokers'")
     return warning("message.timestamp.type is CreateTime", _alter(group, "message.timestamp.type=LogAppendTime"))
+
+
+def _watched(topic: TopicFacts, group: Group, setting: str, wanted: int | str, fine: str) -> Verdict:
+    """A setting that capture's guardian warns of, too."""
+    problem = topic_warnings(topic).get(setting)
+    return warning(problem, _alter(group, f"{setting}={wanted}")) if problem else ok(fine)
 
 
 def _alter(group: Group, setting: str) -> str:
