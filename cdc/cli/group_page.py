@@ -10,8 +10,6 @@ from cdc.errors import CdcError
 from cdc.services.lag import Hop, LagReport
 
 _REFRESH_MILLISECONDS = 2000
-_LATE_SECONDS = 5.0
-_VERY_LATE_SECONDS = 60.0
 _ROW = 96
 _TOP = 24
 _BOX = (200, 62)
@@ -100,7 +98,7 @@ def _drawn(report: LagReport) -> Iterator[str]:
     for row, hop in enumerate(report.followers):
         y = _TOP + row * _ROW
         yield from _arrow(_X[2], middle, _X[3], y, hop)
-        yield _box(_X[3], y, hop.name, "unreachable" if hop.problem else hop.state, f"at {hop.position}")
+        yield _box(_X[3], y, hop.name, hop.shown_state, f"at {hop.position}")
         yield from _beside(_X[3] + _BOX[0] + 16, y, hop)
 
 
@@ -133,7 +131,7 @@ def _beside(x: float, y: float, hop: Hop) -> Iterator[str]:
         lines.append(f"{count(hop.records)} records to apply")
     if hop.catch_up_seconds:
         lines.append(f"caught up in {duration(hop.catch_up_seconds)} at this rate")
-    if (hop.lag_seconds or 0.0) > _VERY_LATE_SECONDS and hop.retention_left_seconds is not None:
+    if hop.is_very_late and hop.retention_left_seconds is not None:
         lines.append(f"the log keeps them for {duration(hop.retention_left_seconds)}")
     for n, line in enumerate(lines):
         yield f'<text class="dim" x="{x}" y="{y + 20 + 17 * n}">{escape(line)}</text>'
@@ -151,13 +149,9 @@ def _grade(hop: Hop) -> str:
     """A class of the style sheet."""
     if hop.problem or hop.lag_seconds is None:
         return "unknown"
-    return (
-        "bad"
-        if not hop.works or hop.lag_seconds > _VERY_LATE_SECONDS
-        else "late"
-        if hop.lag_seconds > _LATE_SECONDS
-        else "ok"
-    )
+    if not hop.works or hop.is_very_late:
+        return "bad"
+    return "late" if hop.is_late else "ok"
 
 
 def _told(report: LagReport, age_seconds: float) -> Iterator[str]:

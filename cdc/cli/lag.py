@@ -32,10 +32,6 @@ _SHOWN_SECONDS = 300.0
 _SPARKS = 30
 _FILE_WIDTH = 160
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_LATE_SECONDS = 5.0
-"""From so much lag on, whether it shrinks is worth a word."""
-_VERY_LATE_SECONDS = 60.0
-"""From so much on, how long the log keeps what is not applied."""
 
 
 @click.command("lag")
@@ -119,8 +115,9 @@ def _table(report: LagReport, history: Sequence[LagReport]) -> Table:
     hops += [(f"-> {hop.name}", hop) for hop in report.followers]
     for label, hop in hops:
         past = [_sparkline([_total_of(old, hop.name) for old in history])] if history else []
+        state = Text(hop.shown_state, style="" if hop.works else "red")
         table.add_row(label, hop.position, size(hop.lag_bytes), count(hop.records), _both(hop),
-                      _catch_up(report, hop), Text(_state(hop), style="" if hop.works else "red"), *past)  # fmt: skip
+                      _catch_up(report, hop), state, *past)  # fmt: skip
     return table
 
 
@@ -139,7 +136,7 @@ def _lines(report: LagReport) -> Iterator[tuple[str, str]]:
     if report.slot_lost_seconds is not None:
         yield f"slot: may be lost after {duration(report.slot_lost_seconds)} of this if capture stands still", ""
     for hop in report.followers:
-        if (hop.lag_seconds or 0.0) > _VERY_LATE_SECONDS and hop.retention_left_seconds is not None:
+        if hop.is_very_late and hop.retention_left_seconds is not None:
             left = duration(hop.retention_left_seconds)
             yield f"{hop.name}: the log keeps what it needs next for {left}", ""
     for warning in report.warnings:
@@ -152,15 +149,12 @@ def _both(hop: Hop) -> str:
     return own if hop.total_seconds is None or own == total else f"{own} ({total} in all)"
 
 
-def _state(hop: Hop) -> str:
-    return "unreachable" if hop.problem else hop.state
-
-
 def _catch_up(report: LagReport, hop: Hop) -> str:
-    late = (hop.lag_seconds or 0.0) > _LATE_SECONDS
+    if not hop.is_late:
+        return ""
     if hop.catch_up_seconds is not None:
-        return duration(hop.catch_up_seconds) if late else ""
-    return "not at this rate" if late and report.measured_seconds else ""
+        return duration(hop.catch_up_seconds)
+    return "not at this rate" if report.measured_seconds else ""
 
 
 def _total_of(report: LagReport, name: str) -> float | None:

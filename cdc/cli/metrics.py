@@ -208,9 +208,7 @@ def document() -> str:
     ]
     for title, labels, rows in parts:
         lines += ["", f"## {title}", "", f"Labels: {labels}.", "", "| metric | kind | meaning |", "| --- | --- | --- |"]
-        lines += [
-            f"| `{name}` | {'counter' if name.endswith('_total') else 'gauge'} | {means} |" for name, means in rows
-        ]
+        lines += [f"| `{name}` | {_kind(name)} | {means} |" for name, means in rows]
     return "\n".join(lines) + "\n"
 
 

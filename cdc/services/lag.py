@@ -26,6 +26,13 @@ REMOVAL_ALARM = 0.9
 """Of the log's records: so many lie after a reader that is about to lose some."""
 
 
+LATE_SECONDS = 5.0
+"""From so much lag on, a person is told that it is late, and whether it shrinks."""
+
+VERY_LATE_SECONDS = 60.0
+"""From so much on, it is shown as bad, and how long the log keeps what is not applied is said."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogLook:
     """The log at one moment. `retention_ms` -1: nothing is removed for its age."""
@@ -70,6 +77,18 @@ class Hop:
     def works(self) -> bool:
         """Whether somebody is there who moves things on."""
         return self.problem is None and self.state in ("", "streaming", "applying")
+
+    @property
+    def shown_state(self) -> str:
+        return "unreachable" if self.problem else self.state
+
+    @property
+    def is_late(self) -> bool:
+        return (self.lag_seconds or 0.0) > LATE_SECONDS
+
+    @property
+    def is_very_late(self) -> bool:
+        return (self.lag_seconds or 0.0) > VERY_LATE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
