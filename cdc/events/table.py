@@ -32,11 +32,6 @@ def matches(table: TableId, patterns: Iterable[str]) -> bool:
     return False
 
 
-def quoted(*names: str) -> str:
-    """As SQL writes them, whatever they hold."""
-    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
-
-
 def is_publishable(table: TableId) -> bool:
     """Whether it can be a table of the application: not of PostgreSQL itself, and not our bookkeeping."""
     return (

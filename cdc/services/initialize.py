@@ -27,7 +27,8 @@ from cdc.capture_ports import (
     TopicFacts,
 )
 from cdc.errors import CheckError, PublicationError, RetryableError
-from cdc.events.table import TableId, quoted
+from cdc.events.quoting import quoted
+from cdc.events.table import TableId
 from cdc.log.envelope import Envelope, finished
 from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import psycopg
@@ -10,6 +9,7 @@ from psycopg import sql
 
 from cdc.errors import BlockedError
 from cdc.events.column_types import ColumnType, holds
+from cdc.events.quoting import in_one_line, quoted
 from cdc.events.table import Column, TableSchema
 from cdc.ports import FOLLOWER_SESSION
 from connectors.postgres.catalog import TableFacts
@@ -172,24 +172,3 @@ WHERE starts_with(%(name)s, nspname || '.')
 ORDER BY EXISTS (SELECT FROM pg_type WHERE typnamespace = n.oid AND typname = substr(%(name)s, length(nspname) + 2))
     DESC, length(nspname) DESC LIMIT 1
 """
-
-
-def quoted(*names: str) -> str:
-    """For a statement in an error, which is one line."""
-    return in_one_line(sql.Identifier(*names).as_string(None))
-
-
-def in_one_line(ddl: str) -> str:
-    """The same with Unicode escapes in names that hold what a line cannot: line breaks, or spaces one after another."""
-    return _IDENTIFIER.sub(lambda found: _escaped(found[0]), ddl)
-
-
-_IDENTIFIER = re.compile('"(?:[^"]|"")*"')
-
-
-def _escaped(identifier: str) -> str:
-    """Neither with a backslash nor with an apostrophe, which a console's log would write in another way."""
-    if identifier.isprintable() and "  " not in identifier:
-        return identifier
-    signs = (sign if sign.isprintable() and sign != "!" else f"!+{ord(sign):06X}" for sign in identifier)
-    return "U&" + "".join(signs).replace("  ", " !0020") + " UESCAPE $$!$$"

@@ -26,6 +26,7 @@ from psycopg.types.json import Jsonb
 from cdc.errors import BlockedError, CdcError, CheckError, DivergenceError, FencedError, RetryableError
 from cdc.events.net_effect import Change, NetEffect, Row
 from cdc.events.position import Position, TransactionName
+from cdc.events.quoting import quoted
 from cdc.events.table import TableId, TableSchema
 from cdc.log.records import Truncation
 from cdc.ports import FOLLOWER_SESSION, Decision, TablePlan
@@ -42,9 +43,10 @@ from connectors.postgres.catalog import may_restart_identity, table_facts
 from connectors.postgres.connection import WatchedConnection, translated
 from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
+from connectors.postgres.locks import applier_of, try_lock
 from connectors.postgres.progress import follower_progress, leads, timestamp
 from connectors.postgres.read_only import make_read_only
-from connectors.postgres.shape import quoted, require_place
+from connectors.postgres.shape import require_place
 from connectors.postgres.silence import connect_watched
 from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only
 
@@ -175,10 +177,7 @@ class PostgresTarget:
         """One applier a follower: a session lock, gone with the connection."""
         waited = 0.0
         while True:
-            row = self._conn.execute(
-                "SELECT pg_try_advisory_lock(hashtextextended('cdc.apply ' || %s, 0))", (self._log,)
-            ).fetchone()
-            if row and row[0]:
+            if try_lock(self._conn, applier_of(self._log)):
                 self._last_backend = self._conn.info.backend_pid
                 return
             self._end_lost_session()

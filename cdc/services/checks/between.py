@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from cdc.check_ports import FollowerNode, ForeignKey, LeaderNode, NodeColumn, NodeTable
 from cdc.errors import CdcError
-from cdc.events.table import TableId, quoted
+from cdc.events.quoting import quoted
+from cdc.events.table import TableId
 from cdc.ports import FOLLOWER_SESSION
 from cdc.services.checks.check import Checks, Group, Verdict, failed, ok, refused, warning
 from cdc.services.initialize import some

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cdc.check_ports import FollowerNode, LeaderNode, NodeTable
-from cdc.events.table import quoted
+from cdc.events.quoting import quoted
 from cdc.ports import FOLLOWER_SESSION
 from cdc.services.checks import node as any_node
 from cdc.services.checks.check import Checks, Group, Verdict, failed, judged, ok, warning

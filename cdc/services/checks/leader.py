@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cdc.check_ports import LeaderNode
 from cdc.errors import CdcError, PublicationError
-from cdc.events.table import quoted
+from cdc.events.quoting import quoted
 from cdc.services.checks import node as any_node
 from cdc.services.checks.check import Checks, Group, Verdict, failed, judged, ok, raised, refused, warning
 from cdc.services.guardian import added_tables, check_publication, slot_warning

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cdc.check_ports import DATABASE, NodeFacts
 from cdc.errors import CdcError
-from cdc.events.table import quoted
+from cdc.events.quoting import quoted
 from cdc.services.checks.check import Verdict, ok, refused, warning
 from cdc.services.initialize import some
 
