@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from cdc.local.processes import wait_for
-from tests.integration.test_containers import engine_answers
 
 FOLDER = Path(__file__).parents[2] / "docker"
 NODES = ("us-east", "eu-west", "ap-south")
@@ -48,9 +47,7 @@ class Composed:
 
 
 @pytest.fixture
-def composed() -> Iterator[Composed]:
-    if not engine_answers():
-        pytest.skip("no container engine answers")
+def composed(container_engine: Path) -> Iterator[Composed]:
     composed = Composed()
     try:
         composed.run("up", "--build", "--detach", "load", "apply-us-east", "prometheus", seconds=900)

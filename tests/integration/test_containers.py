@@ -1,6 +1,5 @@
 """The main path against containers, where a container engine answers."""
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,18 +11,9 @@ from cdc.local.group import Group
 from cdc.local.processes import wait_for
 
 
-def engine_answers() -> bool:
-    try:
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False).returncode == 0  # noqa: S607
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
 @pytest.fixture
-def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
+def group(container_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
     """Leader, follower and Kafka in containers of the public images."""
-    if not engine_answers():
-        pytest.skip("no container engine answers")
     # Its reaper is one more image to pull; the stack below stops what was started.
     monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
     from testcontainers.community.kafka import KafkaContainer
