@@ -45,7 +45,7 @@ from cdc.services.stale_leader import close_stale_leader
 from cdc.services.status import GroupStatus, node_status
 from cdc.stop import StopToken
 from connectors.kafka.admin import LogAdmin, TopicSettings
-from connectors.kafka.consumer import LogReader
+from connectors.kafka.consumer import REQUEST_SECONDS, LogReader
 from connectors.kafka.preflight import read_kafka
 from connectors.kafka.producer import LogProducer
 from connectors.kafka.settings import Settings as ClientSettings
@@ -58,6 +58,7 @@ from connectors.postgres.preflight import misplaced, read_node
 from connectors.postgres.promotion_node import PostgresNode
 from connectors.postgres.recopy import PostgresRecopy
 from connectors.postgres.replication import ReplicationStream
+from connectors.postgres.snapshot_source import Ends
 from connectors.postgres.takeover import PostgresTakeover
 from connectors.postgres.target import PostgresTarget
 from connectors.postgres.waiting import current_token as postgres_token
@@ -80,14 +81,10 @@ def _client(settings: Settings, role: str) -> ClientSettings:
 
 
 @contextmanager
-def log_reader(settings: Settings, role: str, answer_seconds: float | None = None) -> Iterator[LogReader]:
+def log_reader(settings: Settings, role: str, answer_seconds: float = REQUEST_SECONDS) -> Iterator[LogReader]:
     """A reader of the group's log; `role` is what the brokers see."""
-    patience = {} if answer_seconds is None else {"answer_seconds": answer_seconds}
-    reader = LogReader(_client(settings, role), settings.topic, **patience)
-    try:
+    with LogReader(_client(settings, role), settings.topic, answer_seconds) as reader:
         yield reader
-    finally:
-        reader.close()
 
 
 def leader_of(settings: Settings, tail: LogTail | None) -> str:
@@ -338,8 +335,7 @@ def _as_node(told: KafkaFacts | NodeReading | CdcError) -> NodeReading | CdcErro
 
 
 def _look_again(settings: Settings, leader: str) -> LaterLook:
-    with log_reader(settings, "check") as reader:
-        tail = reader.read_tail(depth_bytes=_deep(settings))
+    tail = _tail(settings, "check")
     with Leader(settings.dsn_of(leader), "cdc check", leader, CHECK_SECONDS / 2) as connection:
         return LaterLook(tail, connection.wal_lsn())
 
@@ -359,10 +355,15 @@ def _placements(settings: Settings, group: Group) -> dict[str, Callable[[], list
     }
 
 
-def _log_end(settings: Settings, role: str) -> LogTail:
-    """Looked for deep. Raises LogError when there is none."""
+def _tail(settings: Settings, role: str) -> LogTail | None:
+    """Where the log ends, looked for deep; None when nothing was ever published."""
     with log_reader(settings, role) as reader:
-        tail = reader.read_tail(depth_bytes=_deep(settings))
+        return reader.read_tail(depth_bytes=_deep(settings))
+
+
+def _log_end(settings: Settings, role: str) -> LogTail:
+    """Raises LogError when there is none."""
+    tail = _tail(settings, role)
     if tail is None:
         raise LogError("the log is empty", "run: cdc init", settings.topic)
     return tail
@@ -381,13 +382,9 @@ def initial_copy(
     settings: Settings, follower: str, dsn: str, choice: SchemaChoice
 ) -> Iterator[tuple[PostgresInitialCopy, LogReader]]:
     """Raises CheckError when that node leads."""
-    leader = _leader_to_copy_from(settings, follower)
-    copy = PostgresInitialCopy(settings.dsn_of(leader), leader, dsn, follower, settings.slot, settings.topic, choice)
-    try:
-        with log_reader(settings, f"bootstrap-{follower}") as reader:
-            yield copy, reader
-    finally:
-        copy.close()
+    copy = PostgresInitialCopy(_ends(settings, follower, dsn), choice)
+    with closing(copy), log_reader(settings, f"bootstrap-{follower}") as reader:
+        yield copy, reader
 
 
 @contextmanager
@@ -395,23 +392,16 @@ def table_copy(
     settings: Settings, follower: str, dsn: str, patterns: Sequence[str]
 ) -> Iterator[tuple[PostgresRecopy, LogReader]]:
     """Raises CheckError when that node leads."""
-    leader = _leader_to_copy_from(settings, follower)
-    copy = PostgresRecopy(
-        settings.dsn_of(leader), leader, dsn, follower, settings.slot, settings.topic,
-        lambda table: matches(table, patterns), actor(),
-    )  # fmt: skip
-    try:
-        with log_reader(settings, f"bootstrap-{follower}") as reader:
-            yield copy, reader
-    finally:
-        copy.close()
+    copy = PostgresRecopy(_ends(settings, follower, dsn), lambda table: matches(table, patterns), actor())
+    with closing(copy), log_reader(settings, f"bootstrap-{follower}") as reader:
+        yield copy, reader
 
 
-def _leader_to_copy_from(settings: Settings, follower: str) -> str:
+def _ends(settings: Settings, follower: str, dsn: str) -> Ends:
     leader = known_leader(settings, "bootstrap")
     if follower == leader:
         raise CheckError(f"{follower} leads this group", "name another node", settings.topic)
-    return leader
+    return Ends(settings.dsn_of(leader), leader, dsn, follower, settings.slot, settings.topic)
 
 
 def current_token(settings: Settings) -> Token:
@@ -442,21 +432,12 @@ def lag_report(settings: Settings) -> LagReport:
 
 def lag_watch(settings: Settings, before: GroupLook | None = None) -> tuple[LagReport, GroupLook]:
     """One look at everybody at once, and what it comes to; rates are those since `before`. Raises LogError."""
-    broken: list[LogError] = []
-
-    def log() -> LogLook:
-        try:
-            return _log_look(settings)
-        except LogError as error:
-            broken.append(error)
-            raise
-
-    questions: dict[str, Callable[[], LogLook | NodeProgress]] = {_LOG: log}
+    questions: dict[str, Callable[[], LogLook | NodeProgress]] = {_LOG: partial(_log_look, settings)}
     questions.update({name: partial(_node_progress, settings, name) for name in settings.nodes})
     answers = ask_all(questions, _LAG_SECONDS)
-    if broken:
-        raise broken[0]
     told = answers.pop(_LOG)
+    if isinstance(told, LogError):
+        raise told
     assert not isinstance(told, NodeProgress)
     nodes = {name: _told(answer) for name, answer in answers.items() if not isinstance(answer, LogLook)}
     look = GroupLook(time.monotonic(), time.time_ns() // 1000, _told(told), nodes)

@@ -18,6 +18,7 @@ from cdc import failpoints
 from cdc.copy_ports import Build, CopyWorker, InitialCopy, Part, TableToCopy
 from cdc.errors import CheckError
 from cdc.events.position import Position
+from cdc.log.tail import LogTail
 from cdc.ports import LogReader
 from cdc.protocol.lsn import Lsn
 from cdc.services.parallel_copy import Done, Moved, ParallelCopy
@@ -56,9 +57,7 @@ class Watcher:
 def bootstrap(copy: InitialCopy, reader: LogReader, watcher: Watcher, jobs: int = 1) -> BootstrapReport:
     """Copy everything once. Safe to repeat: a finished copy is left alone, an unfinished one starts anew."""
     started = time.monotonic()
-    tail = reader.read_tail()
-    if tail is None:
-        raise CheckError("the log is empty", "run: cdc init", "bootstrap")
+    tail = end_of_log(reader)
     watcher.step("checking both databases")
     if not copy.begin():
         return BootstrapReport(already_done=True)
@@ -81,12 +80,25 @@ def bootstrap(copy: InitialCopy, reader: LogReader, watcher: Watcher, jobs: int 
         _build(ParallelCopy(jobs, copy.worker), group, watcher)
     failpoints.hit(failpoints.BOOTSTRAP_BEFORE_POSITION)
     watcher.step("making the follower read-only")
-    position = Position(
-        tail.epoch, Lsn(consistent_point - 1), consistent_point, time.time_ns() // 1000, log_end, tail.leader
-    )
+    position = position_at(consistent_point, tail, log_end)
     copy.finish(position)
     log.info("bootstrapped", tables=len(tables), rows=rows, position=str(position), offset=log_end)
     return BootstrapReport(False, len(tables), rows, time.monotonic() - started, position)
+
+
+def end_of_log(reader: LogReader) -> LogTail:
+    """Raises CheckError when nothing was ever published: there is nothing to go on from."""
+    tail = reader.read_tail()
+    if tail is None:
+        raise CheckError("the log is empty", "run: cdc init", "bootstrap")
+    return tail
+
+
+def position_at(consistent_point: Lsn, tail: LogTail, log_end: int) -> Position:
+    """Of a follower that holds what a snapshot showed; it goes on from where the log ended before that."""
+    return Position(
+        tail.epoch, Lsn(consistent_point - 1), consistent_point, time.time_ns() // 1000, log_end, tail.leader
+    )
 
 
 def copy_parts(workers: ParallelCopy[Part], parts: Sequence[Part], watcher: Watcher) -> int:

@@ -17,12 +17,12 @@ import structlog
 
 from cdc import failpoints
 from cdc.copy_ports import Recopy
-from cdc.errors import CdcError, CheckError
+from cdc.errors import CdcError
 from cdc.events.position import Position, TransactionName
 from cdc.ports import LogReader
 from cdc.protocol.lsn import Lsn
 from cdc.services.apply import ApplyLimits, ApplySession
-from cdc.services.bootstrap import Watcher, copy_parts
+from cdc.services.bootstrap import Watcher, copy_parts, end_of_log, position_at
 from cdc.services.parallel_copy import ParallelCopy
 
 log = structlog.get_logger(__name__)
@@ -48,9 +48,7 @@ class RecopyReport:
 def recopy(copy: Recopy, reader: LogReader, watcher: Watcher, jobs: int = 1) -> RecopyReport:
     """Can be repeated; what an earlier run left aside is dropped first."""
     started = time.monotonic()
-    tail = reader.read_tail()
-    if tail is None:
-        raise CheckError("the log is empty", "run: cdc init", "bootstrap")
+    tail = end_of_log(reader)
     watcher.step("checking both databases")
     copy.begin()
     try:
@@ -62,7 +60,7 @@ def recopy(copy: Recopy, reader: LogReader, watcher: Watcher, jobs: int = 1) -> 
         watcher.step(f"copying the rows of {len(tables)} tables aside")
         watcher.parts_known(tables, parts)
         rows = copy_parts(ParallelCopy(jobs, copy.worker, copy.check_snapshot), parts, watcher)
-        snapshot = Position(tail.epoch, Lsn(point - 1), point, time.time_ns() // 1000, log_end, tail.leader)
+        snapshot = position_at(point, tail, log_end)
         names = {table.table for table in tables}
         session = ApplySession(
             reader, copy.target(), ApplyLimits(), "", snapshot,

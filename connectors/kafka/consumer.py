@@ -27,7 +27,7 @@ PARTITION = 0
 _SLICE = 100
 _CONSUME_BYTES = 4 * 2**20
 """The client bounds by number only, and hands over copies."""
-_REQUEST_SECONDS = 5.0
+REQUEST_SECONDS = 5.0
 _TAIL_SECONDS = 120.0
 """Enough to read an incomplete transaction of ten million rows backwards."""
 _TAIL_FIRST_STEP = 500
@@ -46,7 +46,7 @@ class LogReader:
         self,
         settings: Mapping[str, str | int | float | bool],
         topic: str,
-        answer_seconds: float = _REQUEST_SECONDS,
+        answer_seconds: float = REQUEST_SECONDS,
     ) -> None:
         """`settings` from `common_settings`. Connects lazily: the first call that needs the broker fails, when it has
         not answered for `answer_seconds`."""

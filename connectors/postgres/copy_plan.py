@@ -28,15 +28,19 @@ FROM pg_publication_tables p
 JOIN pg_namespace n ON nspname = schemaname JOIN pg_class c ON relnamespace = n.oid AND relname = tablename
 WHERE pubname = %s AND c.relkind = 'r' ORDER BY 4 DESC, 1, 2
 """
-_COLUMNS = f"""
-SELECT n.nspname, relname, attname, format('%%s.%%s %%s', tn.nspname, typname, atttypmod), attgenerated <> '',
-       t.oid < {_FIRST_UNSTABLE_OID} AND typtype <> 'c' AND typname !~ '{_BY_TEXT_ONLY}'
+COLUMNS_OF = """
 FROM unnest(%s::text[], %s::text[]) AS w (schema, name)
 JOIN pg_namespace n ON n.nspname = schema JOIN pg_class c ON relnamespace = n.oid AND relname = name
 JOIN pg_attribute ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
 JOIN pg_type t ON t.oid = atttypid JOIN pg_namespace tn ON tn.oid = typnamespace
-WHERE relkind IN ('r', 'p') ORDER BY 1, 2, attnum
-"""  # noqa: S608 - the parts are constants
+WHERE relkind IN ('r', 'p')
+"""
+"""Of the tables of these schemas and names that are there, each with its type `t` and the schema `tn` of that."""
+_COLUMNS = f"""
+SELECT n.nspname, relname, attname, format('%%s.%%s %%s', tn.nspname, typname, atttypmod), attgenerated <> '',
+       t.oid < {_FIRST_UNSTABLE_OID} AND typtype <> 'c' AND typname !~ '{_BY_TEXT_ONLY}'
+{COLUMNS_OF} ORDER BY 1, 2, attnum
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from cdc.errors import CheckError
 from cdc.events.table import TableId
-from connectors.postgres.read_only import make_read_only, unprotected
+from connectors.postgres.read_only import make_read_only, read_only_by_default, unprotected
 
 _WRITERS = """
 SELECT l.pid, a.usename, a.application_name FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
@@ -41,7 +41,7 @@ def close_for_writes(
 
     Raises CheckError when a table cannot be closed; psycopg's errors pass.
     """
-    _read_only_by_default(connection, on=True)
+    read_only_by_default(connection, on=True)
     deadline = time.monotonic() + grace_seconds
     for table in tables:
         _close(connection, table, deadline, where)
@@ -58,15 +58,7 @@ def open_for_writes(connection: psycopg.Connection) -> None:
     """To be called inside the transaction that decides it. Disabling a trigger does not wait for those who read."""
     for schema, name in connection.execute(_GUARDED).fetchall():
         connection.execute(sql.SQL("ALTER TABLE {} DISABLE TRIGGER cdc_read_only").format(sql.Identifier(schema, name)))
-    _read_only_by_default(connection, on=False)
-
-
-def _read_only_by_default(connection: psycopg.Connection, *, on: bool) -> None:
-    database = sql.Identifier(connection.info.dbname)
-    if on:
-        connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(database))
-    else:
-        connection.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(database))
+    read_only_by_default(connection, on=False)
 
 
 def _close(connection: psycopg.Connection, table: TableId, deadline: float, where: str) -> None:

@@ -8,30 +8,28 @@ same snapshot; when that connection is lost, or this process, nobody can go on: 
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import psycopg
 import structlog
 from psycopg import sql
 
-from cdc.copy_ports import Build, Part, SchemaChoice, TableToCopy
+from cdc.copy_ports import Build, SchemaChoice
 from cdc.errors import CheckError, FencedError, RetryableError
 from cdc.events.position import Position
 from cdc.events.table import TableId
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.bookkeeping import follower_sql
 from connectors.postgres.connection import translated
-from connectors.postgres.copy_plan import CopyStatements, columns_of, parts_of, statements
-from connectors.postgres.copy_worker import CopyEnds, PostgresCopyWorker
-from connectors.postgres.leader_snapshot import LeaderSnapshot
+from connectors.postgres.copy_plan import columns_of
+from connectors.postgres.locks import BOOTSTRAP, try_lock
 from connectors.postgres.programs import ClientPrograms
 from connectors.postgres.progress import timestamp
 from connectors.postgres.publication import existing
-from connectors.postgres.read_only import BOOKKEEPING, make_read_only
+from connectors.postgres.read_only import BOOKKEEPING, make_read_only, read_only_by_default
 from connectors.postgres.schema_copy import DUMP, builds_of, check_same_shape
-from connectors.postgres.silence import connect_watched
+from connectors.postgres.snapshot_source import Ends, SnapshotSource
 
 log = structlog.get_logger(__name__)
 
@@ -46,27 +44,12 @@ WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND nspname NOT IN ('information_sche
 """What is there besides PostgreSQL's own, extensions' and ours."""
 
 
-class PostgresInitialCopy:
+class PostgresInitialCopy(SnapshotSource):
     """Implements `cdc.copy_ports.InitialCopy`."""
 
-    def __init__(
-        self,
-        leader_dsn: str,
-        leader: str,
-        follower_dsn: str,
-        follower: str,
-        publication: str,
-        log_name: str,
-        choice: SchemaChoice,
-    ) -> None:
-        self._leader_dsn, self._leader_name = leader_dsn, leader
-        self._follower_dsn, self._follower_name = follower_dsn, follower
-        self._log = log_name
+    def __init__(self, ends: Ends, choice: SchemaChoice) -> None:
+        super().__init__(ends, ends.log_name)
         self._choice = choice
-        self._run = uuid.uuid4().hex
-        self._leader = LeaderSnapshot(leader_dsn, leader, follower, publication)
-        self._follower: psycopg.Connection | None = None
-        self._statements: Mapping[TableId, CopyStatements] = {}
         self._after_data = ""
 
     def begin(self) -> bool:
@@ -79,14 +62,10 @@ class PostgresInitialCopy:
             return self._claim(follower)
 
     def _connect(self) -> psycopg.Connection:
-        self._follower = connect_watched(
-            self._follower_dsn, f"cdc bootstrap {self._follower_name}", self._follower_name
-        )
         with translated(self._follower_name):
-            # Event triggers of the leader come with its schema: what we do here is not for them to note, or refuse.
-            self._follower.execute("SET session_replication_role = replica")
-            self._take_lock(self._follower)
-        return self._follower
+            follower = self._connect_to_follower()
+            self._take_lock(follower)
+        return follower
 
     def _claim(self, follower: psycopg.Connection) -> bool:
         """Record that the copy began in empty tables; clear what an earlier try left."""
@@ -109,8 +88,7 @@ class PostgresInitialCopy:
     def _take_lock(self, follower: psycopg.Connection) -> None:
         """One bootstrap a follower, as it clears what looks unfinished. A session lock, gone with the connection."""
         deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
-        query = "SELECT pg_try_advisory_lock(hashtextextended('cdc.bootstrap', 0))"
-        while follower.execute(query).fetchone() != (True,):
+        while not try_lock(follower, BOOTSTRAP):
             if time.monotonic() > deadline:
                 raise FencedError("another bootstrap works on this follower", "let it end", self._follower_name)
             time.sleep(0.1)
@@ -160,9 +138,6 @@ class PostgresInitialCopy:
         """Of the published tables, those that are there. A partitioned one has no rows itself."""
         return sorted(columns_of(follower, self._leader.published()))
 
-    def request_descriptions(self) -> None:
-        self._leader.request_descriptions()
-
     def open_snapshot(self) -> Lsn:
         return self._leader.open()
 
@@ -173,8 +148,7 @@ class PostgresInitialCopy:
         with translated(f"{self._leader_name} and {self._follower_name}"):
             self._check_place(self._sink, tables)
             there, here = columns_of(self._leader.connection, tables), columns_of(self._sink, tables)
-        same = self._leader.server_version // 10000 == self._sink.info.server_version // 10000
-        self._statements = statements(tables, there, here, same, {})
+        self._plan(self._sink, there, here, {})
 
     def _check_place(self, follower: psycopg.Connection, tables: Sequence[TableId]) -> None:
         """Of a schema that we do not make: before anything is written down, and again as of the snapshot."""
@@ -195,24 +169,8 @@ class PostgresInitialCopy:
             before = before.replace("\nSET transaction_timeout = 0;\n", "\n", 1)
         self._programs.psql(self._follower_dsn, self._follower_name, before)
 
-    def tables(self) -> Sequence[TableToCopy]:
-        return [source.to_copy() for source in self._leader.sources]
-
-    def parts(self) -> Sequence[Part]:
-        return sorted(parts_of(self._leader.sources), key=lambda part: -part.bytes)
-
     def builds(self) -> Sequence[Sequence[Build]]:
         return builds_of(self._after_data)
-
-    def worker(self) -> PostgresCopyWorker:
-        ends = CopyEnds(
-            self._leader_dsn, self._leader_name, self._follower_dsn, self._follower_name, self._leader.name, self._log,
-            self._run,
-        )  # fmt: skip
-        return PostgresCopyWorker(ends, self._statements)
-
-    def check_snapshot(self) -> None:
-        self._leader.check()
 
     def release_snapshot(self) -> None:
         self._leader.close()
@@ -244,11 +202,7 @@ class PostgresInitialCopy:
                     ),
                 )
                 make_read_only(sink, [*(source.table for source in self._leader.sources), *BOOKKEEPING])
-                sink.execute(
-                    sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(
-                        sql.Identifier(sink.info.dbname)
-                    )
-                )
+                read_only_by_default(sink, on=True)
             sink.execute("ANALYZE")
 
     def _check_all_is_there(self, sink: psycopg.Connection) -> None:
@@ -261,11 +215,6 @@ class PostgresInitialCopy:
                 "which starts anew",
                 self._follower_name,
             )
-
-    def close(self) -> None:
-        self._leader.close()
-        if self._follower is not None:
-            self._follower.close()
 
     @property
     def _sink(self) -> psycopg.Connection:

@@ -10,21 +10,18 @@ from cdc.ports import FollowerFacts, Leadership, LeaderState, NodeProgress
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.bookkeeping import diverged_since, has_decisions, read_decisions
 from connectors.postgres.connection import translated
+from connectors.postgres.locks import HOLDER, applier_of
 from connectors.postgres.progress import leader_progress, read_position
 
 _SHOWN_DECISIONS = 5
 _POSITION = """
     SELECT epoch, commit_lsn::text, applied_at::timestamptz(0)::text FROM cdc.position WHERE log = %s
 """
-_APPLIER = """
+_APPLIER = f"""
     SELECT format('backend %%s from %%s since %%s', a.pid, coalesce(host(a.client_addr), 'a local socket'),
                   a.backend_start::timestamptz(0))
-    FROM pg_locks l JOIN pg_stat_activity a USING (pid),
-         (SELECT hashtextextended('cdc.apply ' || %s, 0) AS key) k
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (l.classid::bigint << 32 | l.objid::bigint) = k.key
-"""
+    {HOLDER}
+"""  # noqa: S608 - a constant
 _LEADERSHIP_TABLES = """
     SELECT to_regclass('cdc.identity') IS NOT NULL, to_regclass('cdc.fence') IS NOT NULL,
            to_regclass('cdc.promotion') IS NOT NULL
@@ -53,7 +50,7 @@ def follower_facts(connection: psycopg.Connection, log_name: str, where: str) ->
         if row is None:
             raise CheckError("this database holds no position in the log", f"cdc bootstrap --follower {where}", where)
         epoch, commit_lsn, applied_at = row
-        applier = connection.execute(_APPLIER, (log_name,)).fetchone()
+        applier = connection.execute(_APPLIER, (applier_of(log_name),)).fetchone()
         since = problem = None
         decided = has_decisions(connection)
         if decided:

@@ -24,6 +24,7 @@ from connectors.postgres.bookkeeping import diverged_since
 from connectors.postgres.connection import open_connection, translated
 from connectors.postgres.identity import load_identity, store_identity
 from connectors.postgres.leader import leader_facts
+from connectors.postgres.locks import HOLDER, applier_of, promotion_of, try_lock
 from connectors.postgres.progress import follower_progress, read_position, timestamp
 from connectors.postgres.read_only import BOOKKEEPING, make_read_only
 
@@ -35,12 +36,9 @@ _LONG_SECONDS = 3600.0
 """For statements that wait for transactions to end, or read whole tables."""
 _RELEASE_SECONDS = 10.0
 
-_HOLDER = """
+_HOLDER = f"""
 SELECT coalesce(nullif(a.application_name, ''), 'somebody'), a.backend_start::timestamptz(0)::text, a.pid
-FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(%s, 0)
+{HOLDER}
 """
 _APPLICATIONS = """
 SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'
@@ -81,8 +79,8 @@ class PostgresNode:
     def take_lock(self, who: str) -> None:
         with translated(self.name):
             self._conn.execute("SELECT set_config('application_name', %s, false)", (f"cdc promote by {who}"[:63],))
-            key = f"cdc.promote {self._log}"
-            if self._conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (key,)).fetchone() == (True,):
+            key = promotion_of(self._log)
+            if try_lock(self._conn, key):
                 return
             holder = self._conn.execute(_HOLDER, (key,)).fetchone() or ("somebody", "a moment ago", "unknown")
         raise FencedError(
@@ -103,7 +101,7 @@ class PostgresNode:
                 ).fetchone()
             if known and known[1]:
                 promoted = self._conn.execute(_PROMOTION, (self._log,)).fetchone()
-            applier_runs = self._conn.execute(_HOLDER, (f"cdc.apply {self._log}",)).fetchone() is not None
+            applier_runs = self._conn.execute(_HOLDER, (applier_of(self._log),)).fetchone() is not None
             slot_active = self._conn.execute(
                 "SELECT FROM pg_replication_slots WHERE active AND database = current_database() AND NOT temporary "
                 "AND plugin = 'pgoutput'"

@@ -48,6 +48,15 @@ def make_read_only(connection: psycopg.Connection, tables: Iterable[TableId]) ->
             log.warning("a table stays open to writes: our role may not make a trigger on it", table=f"{schema}.{name}")
 
 
+def read_only_by_default(connection: psycopg.Connection, *, on: bool) -> None:
+    """What every later session of the database begins with."""
+    database = sql.Identifier(connection.info.dbname)
+    if on:
+        connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(database))
+    else:
+        connection.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(database))
+
+
 def unprotected(connection: psycopg.Connection, tables: Iterable[TableId]) -> list[TableId]:
     """Those of `tables` and of their parents that take writes."""
     return [TableId(schema, name) for schema, name, _ in _open_tables(connection, tables)]

@@ -8,15 +8,13 @@ that the leader did not have, and the applier needs to know nothing (`ops/decisi
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
 import structlog
 from psycopg import sql
 
-from cdc.copy_ports import Part, TableToCopy
 from cdc.errors import CheckError, FencedError, RetryableError
 from cdc.events.position import Position, TransactionName
 from cdc.events.table import TableId
@@ -25,49 +23,29 @@ from cdc.protocol.lsn import Lsn
 from connectors.postgres.bookkeeping import COPY, follower_sql, insert_decision
 from connectors.postgres.catalog import table_facts
 from connectors.postgres.connection import WatchedConnection, translated
-from connectors.postgres.copy_plan import CopyStatements, Source, columns_of, parts_of, statements
-from connectors.postgres.copy_worker import CopyEnds, PostgresCopyWorker
-from connectors.postgres.leader_snapshot import LeaderSnapshot
+from connectors.postgres.copy_plan import columns_of
+from connectors.postgres.locks import BOOTSTRAP, applier_of, try_lock
 from connectors.postgres.progress import follower_progress, leads
 from connectors.postgres.read_only import BOOKKEEPING, make_read_only
 from connectors.postgres.recopy_target import RecopyTarget
-from connectors.postgres.silence import connect_watched
+from connectors.postgres.snapshot_source import Ends, SnapshotSource
 
 log = structlog.get_logger(__name__)
 
 _LOCK_SECONDS = 0.5
 """Less than deadlock_timeout: the applier takes locks on tables in an order of its own."""
 _LEFT_BEHIND = "SELECT relname FROM pg_class WHERE relnamespace = 'cdc'::regnamespace AND relname ~ '^copy_[0-9]+$'"
-_TRY_APPLIER_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('cdc.apply ' || %s, 0))"
-_TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('cdc.bootstrap', 0))"
 
 
-class PostgresRecopy:
+class PostgresRecopy(SnapshotSource):
     """Implements `cdc.copy_ports.Recopy`. `wanted` chooses among the published tables."""
 
-    def __init__(
-        self,
-        leader_dsn: str,
-        leader: str,
-        follower_dsn: str,
-        follower: str,
-        publication: str,
-        log_name: str,
-        wanted: Callable[[TableId], bool],
-        actor: str,
-    ) -> None:
-        self._leader_dsn, self._leader_name = leader_dsn, leader
-        self._follower_dsn, self._follower_name = follower_dsn, follower
-        self._log = log_name
+    def __init__(self, ends: Ends, wanted: Callable[[TableId], bool], actor: str) -> None:
+        super().__init__(ends, f"{ends.log_name} (some tables)")  # no topic has such a name
         self._wanted = wanted
         self._actor = actor
-        self._run = uuid.uuid4().hex
-        self._leader = LeaderSnapshot(leader_dsn, leader, follower, publication)
-        self._follower: WatchedConnection | None = None
         self._target: RecopyTarget | None = None
-        self._sources: list[Source] = []
         self._aside: dict[TableId, TableId] = {}
-        self._statements: Mapping[TableId, CopyStatements] = {}
 
     @property
     def _conn(self) -> WatchedConnection:
@@ -75,23 +53,15 @@ class PostgresRecopy:
             raise RuntimeError("begin() comes first")
         return self._follower
 
-    @property
-    def _name(self) -> str:
-        """Of this copy in cdc.bootstrap; no topic has such a name."""
-        return f"{self._log} (some tables)"
-
     def begin(self) -> None:
         self._leader.connect()
         self._leader.check_publication()
         if not any(map(self._wanted, self._leader.published())):
             raise CheckError("none of these tables is published", "see cdc init", self._leader_name)
-        self._follower = connect_watched(
-            self._follower_dsn, f"cdc bootstrap {self._follower_name}", self._follower_name
-        )
         with translated(self._follower_name):
-            self._conn.execute("SET session_replication_role = replica")
+            self._connect_to_follower()
             self._leader.check_other_database(self._conn, self._follower_name)
-            if self._conn.execute(_TRY_LOCK).fetchone() != (True,):
+            if not try_lock(self._conn, BOOTSTRAP):
                 raise FencedError("another bootstrap works on this follower", "let it end", self._follower_name)
             self.position()
             self._conn.execute(follower_sql())
@@ -108,13 +78,9 @@ class PostgresRecopy:
         for (name,) in self._conn.execute(_LEFT_BEHIND).fetchall():
             self._conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier("cdc", name)))
 
-    def request_descriptions(self) -> None:
-        self._leader.request_descriptions()
-
     def open_snapshot(self) -> Lsn:
         point = self._leader.open(self._wanted)
-        self._sources = list(self._leader.sources)
-        tables = [source.table for source in self._sources]
+        tables = [source.table for source in self._leader.sources]
         with translated(self._follower_name):
             here = columns_of(self._conn, tables)
         with translated(self._leader_name):
@@ -132,8 +98,7 @@ class PostgresRecopy:
                                  self._follower_name)  # fmt: skip
         with translated(self._follower_name), self._conn.transaction():
             self._aside = {table: self._make_aside(table) for table in tables}
-        same = self._leader.server_version // 10000 == self._conn.info.server_version // 10000
-        self._statements = statements(tables, there, here, same, self._aside)
+        self._plan(self._conn, there, here, self._aside)
         return point
 
     def _make_aside(self, table: TableId) -> TableId:
@@ -145,22 +110,6 @@ class PostgresRecopy:
             )
         )
         return aside
-
-    def tables(self) -> Sequence[TableToCopy]:
-        return [source.to_copy() for source in self._sources]
-
-    def parts(self) -> Sequence[Part]:
-        return sorted(parts_of(self._sources), key=lambda part: -part.bytes)
-
-    def worker(self) -> PostgresCopyWorker:
-        ends = CopyEnds(
-            self._leader_dsn, self._leader_name, self._follower_dsn, self._follower_name, self._leader.name,
-            self._name, self._run,
-        )  # fmt: skip
-        return PostgresCopyWorker(ends, self._statements)
-
-    def check_snapshot(self) -> None:
-        self._leader.check()
 
     def target(self) -> RecopyTarget:
         """Where the log's changes of these tables go meanwhile."""
@@ -178,7 +127,7 @@ class PostgresRecopy:
     def take_appliers_place(self) -> bool:
         """False while an applier runs; after True none can start."""
         with translated(self._follower_name):
-            return self._conn.execute(_TRY_APPLIER_LOCK, (self._log,)).fetchone() == (True,)
+            return try_lock(self._conn, applier_of(self._log))
 
     @contextmanager
     def applier_waits(self) -> Iterator[Position]:
@@ -266,8 +215,6 @@ class PostgresRecopy:
             self._drop_copies()
 
     def close(self) -> None:
-        self._leader.close()
         if self._target is not None:
             self._target.close()
-        if self._follower is not None:
-            self._follower.close()
+        super().close()

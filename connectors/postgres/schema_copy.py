@@ -10,6 +10,7 @@ import psycopg
 from cdc.copy_ports import Build
 from cdc.errors import CheckError
 from cdc.events.table import TableId
+from connectors.postgres.copy_plan import COLUMNS_OF
 
 DUMP = ("--schema-only", "--verbose", "--exclude-schema=cdc", "--no-publications", "--no-subscriptions",
         "--no-tablespaces")  # fmt: skip
@@ -25,19 +26,15 @@ _END = re.compile(r"^-- Completed on [^\n]*\n|^--\n-- PostgreSQL database dump c
 _TOGETHER = {"INDEX": "index", "CONSTRAINT": "index", "FK CONSTRAINT": "reference"}
 """Kinds that may be made at the same time as others of the same class."""
 
-_SHAPE = """
+_SHAPE = f"""
 SELECT n.nspname, relname, attname,
        concat_ws(' ', tn.nspname || '.' || typname, nullif(atttypmod, -1), CASE WHEN attnotnull THEN 'NOT NULL' END,
                  CASE attgenerated WHEN 's' THEN 'GENERATED STORED' WHEN 'v' THEN 'GENERATED VIRTUAL' END,
                  CASE WHEN attidentity <> '' THEN 'IDENTITY' END,
                  (SELECT 'KEY ' || array_position(indkey::int2[], attnum) FROM pg_index
                   WHERE indrelid = c.oid AND indisprimary AND attnum = ANY (indkey::int2[])))
-FROM unnest(%s::text[], %s::text[]) AS w (schema, name)
-JOIN pg_namespace n ON n.nspname = schema JOIN pg_class c ON relnamespace = n.oid AND relname = name
-JOIN pg_attribute ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
-JOIN pg_type t ON t.oid = atttypid JOIN pg_namespace tn ON tn.oid = typnamespace
-WHERE relkind IN ('r', 'p')
-"""
+{COLUMNS_OF}
+"""  # noqa: S608 - a constant
 
 
 def builds_of(dump: str) -> list[list[Build]]:
