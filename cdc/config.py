@@ -1,7 +1,8 @@
 """The configuration: one file (`cdc.toml`), environment over it, checked once, at the root only.
 
 `CDC_KAFKA__BOOTSTRAP_SERVERS=...` overrides `[kafka] bootstrap_servers`: the prefix `CDC_`, then the
-names of the table and of the key, joined by two underscores.
+names of the table and of the key, joined by two underscores. What is said here of each key is what
+ops/reference/configuration.md says (`cdc/cli/reference.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 
 from psycopg import ProgrammingError, conninfo
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from cdc.errors import ConfigError
 
@@ -24,24 +25,34 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class KafkaSettings(_Section):
     bootstrap_servers: str
+    """Brokers to begin with, `HOST:PORT`, several with commas; the client finds the others."""
     replication_factor: int = Field(default=1, ge=1)
+    """Replicas of the topic that `cdc init` makes. A topic that is there stays as it is. 3 is usual; with 1 the loss of
+    a broker's disk is the loss of the log."""
     min_insync_replicas: int = Field(default=1, ge=1)
+    """`min.insync.replicas` of the topic that `cdc init` makes: how many replicas hold a record before it counts as
+    durable. 2 of 3 is usual."""
     retention_hours: int = Field(default=7 * 24, ge=1)
-    """How long a follower may be away and still find its place in the log."""
+    """How long a follower may be away and still find its place in the log: `retention.ms` of the topic that `cdc init`
+    makes. Of a topic that is there `cdc check` and capture say when it keeps less."""
     max_record_bytes: int = Field(default=1_000_000, ge=1_000)
-    """The topic's max.message.bytes; a larger change is split into parts."""
+    """`max.message.bytes` of the topic that `cdc init` makes. Capture goes by what the topic has, and sends a larger
+    change in parts."""
     client: dict[str, str] = Field(default_factory=dict)
-    """Passed to librdkafka as it is: security.protocol, sasl.username, ssl.ca.location ..."""
+    """Passed to librdkafka as it is: `security.protocol`, `sasl.username`, `ssl.ca.location` and so on. What would lose
+    or double records (`acks`, `enable.idempotence`, `auto.offset.reset` and others) is refused with another value than
+    ours."""
 
 
 class NodeSettings(_Section):
     dsn: SecretStr
-    """Whatever libpq takes; without a password ~/.pgpass and PGPASSFILE are asked."""
+    """How to connect, in whatever form libpq takes: `postgresql://user@host:port/database` or `host=... dbname=...`.
+    Without a password `PGPASSWORD`, `PGPASSFILE` and `~/.pgpass` are asked."""
 
     @field_validator("dsn")
     @classmethod
@@ -63,10 +74,14 @@ def _table_patterns(tables: list[str]) -> list[str]:
 
 class CaptureSettings(_Section):
     tables: list[str] = Field(min_length=1)
-    """Patterns `schema.table`, `*` and `?` allowed; system schemas and our own never match."""
+    """What `cdc init` publishes: patterns `schema.table`, each part with `*`, `?` and `[...]`, in the names as
+    PostgreSQL stores them. System schemas and the schema `cdc` never match. After a change run `cdc init`
+    again."""
     heartbeat_seconds: float = Field(default=1.0, gt=0)
+    """How often capture writes a heartbeat into the leader's WAL. Lag is measured by them, an idle leader's slot moves
+    on with them, and they are as many transactions in the log."""
     max_in_flight_bytes: int = Field(default=32 * 2**20, ge=2**20)
-    """Records handed to Kafka and not acknowledged yet; more than that stops reading from the leader."""
+    """Bytes of records handed to Kafka and not acknowledged yet; with more, capture reads no more from the leader."""
 
     @field_validator("tables")
     @classmethod
@@ -75,7 +90,9 @@ class CaptureSettings(_Section):
 
 
 class HookSettings(_Section):
-    """Commands of the operator's own, with arguments as a shell would split them; no shell runs them."""
+    """Commands of the operator's own that a promotion runs, each for two minutes at most, with arguments as a shell
+    would split them; no shell runs them. Their environment names the new leader: CDC_GROUP, CDC_LEADER, CDC_EPOCH,
+    CDC_LEADER_HOST, CDC_LEADER_PORT, CDC_LEADER_DBNAME, CDC_LEADER_USER."""
 
     before_open: str | None = None
     """Runs before a promoted follower takes writes. When it fails the promotion stops there, and can go on."""
@@ -99,12 +116,19 @@ class Settings(BaseSettings):
     """One group of databases. See the README for an example."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CDC_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+        env_prefix="CDC_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     group: Name
+    """Its name. The topic is `GROUP.log`, slot and publication are `cdc_GROUP` (with `_` for `-`): it
+    stays."""
     leader: Name
-    """Where a fresh group starts; the log knows who leads after that."""
+    """The node where a fresh group starts; the log knows who leads after that."""
     kafka: KafkaSettings
     nodes: dict[Name, NodeSettings] = Field(min_length=1)
     capture: CaptureSettings
@@ -160,6 +184,13 @@ def load(path: str | None) -> Settings:
         raise ConfigError(f"not TOML: {error}", "correct the file", str(file)) from None
     try:
         return Settings(**data)
+    except SettingsError as error:
+        # Its text names the key at the top, and nothing of the value.
+        name = next((key for key in Settings.model_fields if f'"{key}"' in str(error)), "")
+        raise ConfigError(
+            f"in the environment CDC_{name.upper()} or a variable below it is not JSON",
+            "write lists and tables as JSON, such as CDC_CAPTURE__TABLES='[\"public.*\"]'",
+        ) from None
     except ValidationError as error:
         raise ConfigError("; ".join(map(_complaint, error.errors())), "correct the configuration", str(file)) from None
 

@@ -19,7 +19,7 @@ from cdc.services.recopy import recopy
 @follower_option
 @click.option(
     "--jobs", type=click.IntRange(1, 64), default=4, show_default=True,
-    help="How many tables or parts of tables are copied at a time, and indexes built.",
+    help="How many tables or parts of tables are copied at a time, and indexes built; each has a connection to both.",
 )  # fmt: skip
 @click.option(
     "--schema", "choice", type=click.Choice([choice.value for choice in SchemaChoice]), default="copy",
@@ -39,6 +39,9 @@ def bootstrap_command(
 
     Safe while the leader takes writes. Goes on after a worker's connection is lost, or the follower is restarted; a
     copy whose process ended starts anew.
+
+    Exit 3 when a requirement is not met, a server cannot be reached, or one refuses a row or an index: it can be run
+    again. Exit 4 while another bootstrap works on the same follower, or when the log is lost.
     """
     settings = load(config_path)
     dsn = settings.dsn_of(follower)

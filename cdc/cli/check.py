@@ -25,9 +25,12 @@ _STYLES = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "bold re
 @config_option
 @json_option
 def check_command(config_path: str | None, as_json: bool) -> None:
-    """Look at every requirement of leader, followers and Kafka; nothing is changed. Exit 3 when one is not met.
+    """Look at every requirement of leader, followers and Kafka; nothing is changed.
 
-    Before `cdc init`, before a bootstrap and at any time after: what does not exist yet is no failure.
+    Before `cdc init`, before a bootstrap and at any time after: what does not exist yet is no failure. What each line
+    means: ops/reference/check.md.
+
+    Exit 3 when a requirement is not met, or a server cannot be reached; what can be is shown.
     """
     report = wiring.checked(load(config_path))
     if as_json:

@@ -31,7 +31,10 @@ def capture_command(
 ) -> None:
     """Publish the leader's changes to the log, in commit order, until SIGTERM.
 
-    Who leads is in the log: after a promotion it goes on with the new leader by itself.
+    Who leads is in the log: after a promotion it goes on with the new leader by itself. Lost connections are tried
+    again for ever.
+
+    Exit 0 after SIGTERM, 3 when a server refuses it at its start, 4 where going on would lose or double rows.
     """
     settings = load(config_path)
     if node is not None:
@@ -63,7 +66,14 @@ def apply_command(
     log_format: str,
     log_level: str,
 ) -> None:
-    """Apply the log to one follower until SIGTERM."""
+    """Apply the log to one follower until SIGTERM.
+
+    Run one for each node, the leader's too: it waits while its node leads. Lost connections are tried again for ever;
+    where the follower has no place for a row it says what to do, waits, and goes on by itself.
+
+    Exit 0 after SIGTERM, 3 when a server refuses it at its start, 4 where going on would lose or double rows: at a
+    transaction that cannot be applied, a gap in the log, another applier.
+    """
     settings = load(config_path)
     dsn = settings.dsn_of(follower)
     configure_logging(log_format, log_level)

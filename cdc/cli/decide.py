@@ -33,6 +33,8 @@ def skip_command(config_path: str | None, follower: str, name: TransactionName, 
     """Leave out one transaction that a follower cannot apply; the follower has diverged from then on.
 
     Its events are written to a file first, which holds the values of rows. Stop the applier before.
+
+    Exit 3 when it is not the transaction that this follower would apply next, 4 while an applier runs.
     """
     settings = load(config_path)
     if not reason.strip():

@@ -28,8 +28,9 @@ def demo_command(seconds: float, rate: float, failover: bool, as_json: bool, kee
 
     Starts three PostgreSQL servers and a Kafka, runs init, bootstrap, capture and two appliers while the
     leader takes writes, kills capture and one applier with SIGKILL, and ends by comparing all rows of
-    all tables. Nothing is left behind. Exits 4 when a follower is not what it must be, or when --failover loses
-    what its report does not name.
+    all tables. Nothing is left behind.
+
+    Exit 4 when a follower is not what it must be, or when --failover loses what its report does not name.
     """
     _require_packages()
     from cdc.demo.errors import Interrupted

@@ -43,7 +43,9 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 def lag_command(config_path: str | None, as_json: bool, watch: bool, max_seconds: float | None) -> None:
     """How far capture, the log and every follower are behind the leader.
 
-    Exit 3 when a part cannot be reached. What each number means: ops/reference/lag.md.
+    What each number means: ops/reference/lag.md.
+
+    Exit 3 when a part cannot be reached, what can be is shown; with --max also when a follower is too late.
     """
     settings = load(config_path)
     if watch and (as_json or max_seconds is not None):

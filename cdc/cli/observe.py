@@ -24,7 +24,10 @@ from cdc.services.status import GroupStatus
 @config_option
 @json_option
 def status_command(config_path: str | None, as_json: bool) -> None:
-    """Who leads, who follows, in which state, and what was decided. Exit 3 when a part cannot be reached."""
+    """Who leads, who follows, in which state, and what was decided.
+
+    Exit 3 when a part cannot be reached; what can be is shown.
+    """
     status = wiring.group_status(load(config_path))
     if as_json:
         click.echo(orjson.dumps(asdict(status), default=str))
@@ -74,7 +77,13 @@ def _follower_lines(follower: FollowerFacts) -> Iterator[str]:
               help="First Kafka offset to show. [default: the newest --limit records]")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many records.")
 def tail_command(config_path: str | None, as_json: bool, start: int | None, limit: int) -> None:
-    """Show records of the log; they hold the values of rows."""
+    """Show records of the log; they hold the values of rows.
+
+    With --json each record as it is, one a line; else in short: offset, EPOCH/LSN of the transaction, place in it (with
+    a dot behind the last one), what it is.
+
+    Exit 3 when the offset is not in the log or Kafka cannot be reached, 4 when there is no log.
+    """
     settings = load(config_path)
     with wiring.log_reader(settings, "tail") as reader:
         low, high = reader.watermarks()

@@ -24,8 +24,9 @@ def log_options(command: Command) -> Command:
         "--log-format", type=click.Choice(LOG_FORMATS), default="console", show_default=True, help="Form of the logs."
     )(command)
     return click.option(
-        "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-    )(command)
+        "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True,
+        help="The least important lines that are logged.",
+    )(command)  # fmt: skip
 
 
 def http_options(command: Command) -> Command:

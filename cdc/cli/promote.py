@@ -29,7 +29,10 @@ _HOOK_SECONDS = 120.0
 @click.option("--dsn", "only_dsn", is_flag=True, help="Its dsn, without a password.")
 @json_option
 def leader_command(config_path: str | None, only_dsn: bool, as_json: bool) -> None:
-    """Which node leads, as the log says."""
+    """Which node leads, as the log says: its name.
+
+    Exit 3 when Kafka cannot be reached, 4 when the log does not say.
+    """
     settings = load(config_path)
     leader = wiring.leader(settings)
     parts = wiring.address(settings, leader.name)
@@ -73,6 +76,9 @@ def promote_command(
 
     With a leader that can be reached: it is closed for writes first, nothing is lost, and it becomes a follower.
     Without one: say that it is dead. A run that was interrupted is continued by the same command, from anywhere.
+
+    Exit 3 when something speaks against it, or it did not end: remove the cause and repeat. Exit 4 when another node
+    was promoted meanwhile.
     """
     settings = load(config_path)
     if follower is not None:

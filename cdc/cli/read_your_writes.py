@@ -17,7 +17,10 @@ from cdc.protocol.lsn import Lsn
 @config_option
 @json_option
 def token_command(config_path: str | None, as_json: bool) -> None:
-    """What the leader has committed by now, as EPOCH/LSN, for `cdc wait` or cdc.wait_for on a follower."""
+    """What the leader has committed by now, as EPOCH/LSN, for `cdc wait` or cdc.wait_for on a follower.
+
+    Exit 3 when the leader cannot be reached, or leads no log.
+    """
     token = wiring.current_token(load(config_path))
     told = {"token": str(token), "epoch": token.epoch, "lsn": str(token.lsn)}
     click.echo(orjson.dumps(told) if as_json else str(token))
@@ -28,11 +31,15 @@ def token_command(config_path: str | None, as_json: bool) -> None:
 @follower_option
 @click.option("--token", metavar="EPOCH/LSN", help="What `cdc token` printed; it holds across promotions.")
 @click.option("--lsn", metavar="LSN", help="Of the node that leads now (pg_current_wal_insert_lsn()).")
-@click.option("--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="SECONDS")
+@click.option("--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="SECONDS",
+              help="How long to wait at most.")  # fmt: skip
 def wait_command(config_path: str | None, follower: str, token: str | None, lsn: str | None, timeout: float) -> None:
-    """Wait until a follower shows what the leader had committed. Exit 3 when it does not in time.
+    """Wait until a follower shows what the leader had committed: give either --token or --lsn.
 
     The same in SQL, on the follower: SELECT cdc.wait_for('EPOCH/LSN', interval '5 s').
+
+    Exit 3 when it does not show it in time, when the token's write is not known to have been carried over by a
+    promotion, or when the follower cannot be reached.
     """
     settings = load(config_path)
     settings.dsn_of(follower)

@@ -39,6 +39,8 @@ def rejoin_command(
 
     What it committed and no other node has is written to a file, each change beside the leader's row. Unless there is
     nothing of the kind it stops there; with --discard-tail those rows are taken over from the leader.
+
+    Exit 3 when it stops there, or something speaks against it; 4 when its slot no longer has what only this node has.
     """
     settings = load(config_path)
     settings.dsn_of(node)

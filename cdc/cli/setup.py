@@ -12,6 +12,12 @@ from cdc.config import load
 @click.command("init")
 @config_option
 def init_command(config_path: str | None) -> None:
-    """Make publication, topic, slot and bookkeeping on the leader; what is there already is left alone."""
+    """Make publication, topic, slot and bookkeeping on the leader; what is there already is left alone.
+
+    Safe to repeat, and to be repeated when tables shall join: it publishes what capture.tables matches by now.
+
+    Exit 3 when a requirement is not met, with nothing made, or a server cannot be reached; 4 when slot or log are
+    there and cannot go on.
+    """
     for step in wiring.initializer(load(config_path)).run():
         click.echo(f"{'made' if step.made else 'there already':<14} {step.name}: {step.detail}")

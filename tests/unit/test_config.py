@@ -50,6 +50,13 @@ def test_the_environment_comes_first(write, monkeypatch: pytest.MonkeyPatch):
     assert load(None).group == "shop"
 
 
+def test_an_environment_variable_that_is_no_json(write, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CDC_NODES", "geheim")
+    with pytest.raises(ConfigError, match=r"CDC_NODES.*not JSON") as caught:
+        load(write(GOOD))
+    assert "geheim" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
