@@ -7,7 +7,7 @@ transaction is open. How a record looks is the encoder's business (cdc/log/envel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +45,8 @@ DESCRIBE_PREFIX = "cdc.describe"
 
 class TableEncoder(Protocol):
     """Encodes changes of one shape of a table; see cdc/log/envelope.py."""
+
+    def whole_rows(self, frames: list[bytes], at: int, seq: int, records: list[Record]) -> int: ...
 
     def insert(self, row: Row, lsn: int, seq: int) -> Record: ...
 
@@ -146,7 +148,7 @@ class Assembler:
         """Whether a transaction has begun that is not complete."""
         return self._open_lsn != 0
 
-    def feed(self, frames: Sequence[bytes]) -> list[Record]:
+    def feed(self, frames: list[bytes]) -> list[Record]:
         """The records that are ready after these frames, in log order."""
         if not all(frames):
             raise ProtocolError("an empty frame")
@@ -155,7 +157,10 @@ class Assembler:
         relations = self._relations
         self._read_at_us = self._now_us()
         seq = self._seq
-        for frame in frames:
+        at, count = 0, len(frames)
+        while at < count:
+            frame = frames[at]
+            at += 1
             if frame[0] != XLOG_DATA:
                 self._keepalive(frame)
                 continue
@@ -170,6 +175,11 @@ class Assembler:
                 relation = relations.get(oid)
                 if relation is None or not relation.described:
                     relation = self._describe(oid, records)
+                taken = relation.encoder.whole_rows(frames, at - 1, seq, records)
+                if taken:
+                    at += taken - 1
+                    seq += taken - 1
+                    continue
                 names = relation.names
                 try:
                     if kind == INSERT:

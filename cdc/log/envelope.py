@@ -17,6 +17,14 @@ from cdc.errors import ProtocolError
 from cdc.events.table import TableId, TableSchema
 from cdc.protocol.pgoutput import OLD_KEY, OLD_ROW, Row
 
+try:
+    from cdc.log.whole_rows import WholeRows
+except ImportError:  # built without a C compiler, or not built
+    WholeRows = None  # type: ignore[assignment, misc]
+
+IS_COMPILED = WholeRows is not None
+"""Whether whole rows go the short way (cdc/log/whole_rows.pyx)."""
+
 Record = tuple[bytes | None, bytes]
 """Key and value."""
 
@@ -158,6 +166,7 @@ class TableEncoder:
         "_tail",
         "_truncate_head",
         "_update_head",
+        "_whole_rows",
         "schema",
     )
 
@@ -175,8 +184,25 @@ class TableEncoder:
         self._tail = b',"rel":%b}}' % _dumps(schema.fingerprint)
         key = {"schema": schema.table.schema, "table": schema.table.name, "key": {}}
         self._key_head = _dumps(key)[:-3]
+        self._whole_rows = self._compiled()
         if self._key_name is not None:
             self._key_head += b"{%b:" % _dumps(self._key_name)
+
+    def _compiled(self) -> WholeRows | None:
+        if WholeRows is None:
+            return None
+        key_head = self._key_head if self._key_columns else _table_key(self.schema.table)
+        heads = self._insert_head, self._update_head, self._tail
+        return WholeRows(self._names, self._key_columns, key_head, *heads)
+
+    def whole_rows(self, frames: list[bytes], at: int, seq: int, records: list[Record]) -> int:
+        """Append the records of the inserts, and updates without an old row, that begin at `frames[at]` and are all of
+        this relation. How many of the frames that was: none where this is not compiled, or one needs a closer look.
+        """
+        if self._whole_rows is None:
+            return 0
+        txn = self._envelope
+        return self._whole_rows.encode(frames, at, txn.times, txn.chain, seq, records)
 
     def insert(self, row: Row, lsn: int, seq: int) -> Record:
         txn = self._envelope

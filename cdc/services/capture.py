@@ -30,7 +30,7 @@ from cdc.capture_ports import (
 )
 from cdc.errors import CdcError, CheckError, FencedError, LogError, RetryableError, TerminalError
 from cdc.events.assembler import Assembler, Resume
-from cdc.log.envelope import Envelope, finisher
+from cdc.log.envelope import IS_COMPILED, Envelope, finisher
 from cdc.log.tail import LogTail
 from cdc.memory import GIVE_BACK_SECONDS, give_back
 from cdc.protocol.lsn import Lsn
@@ -176,6 +176,7 @@ class CaptureService:
                 topic=self._settings.topic,
                 epoch=identity.epoch,
                 lsn=str(tail.end_lsn),
+                rows="compiled" if IS_COMPILED else "interpreted, which is slower: install where a C compiler is",
             )
             cleanup.enter_context(guardian)
             session = CaptureSession(
