@@ -20,6 +20,7 @@ from cdc.errors import CheckError, FencedError, RetryableError
 from cdc.events.position import Position
 from cdc.events.table import TableId
 from cdc.protocol.lsn import Lsn
+from connectors.postgres import sequences
 from connectors.postgres.bookkeeping import follower_sql
 from connectors.postgres.connection import translated
 from connectors.postgres.copy_plan import columns_of
@@ -51,6 +52,7 @@ class PostgresInitialCopy(SnapshotSource):
         super().__init__(ends, ends.log_name)
         self._choice = choice
         self._after_data = ""
+        self._sequences: dict[TableId, int] = {}
 
     def begin(self) -> bool:
         self._leader.connect()
@@ -173,6 +175,8 @@ class PostgresInitialCopy(SnapshotSource):
         return builds_of(self._after_data)
 
     def release_snapshot(self) -> None:
+        # The log tells those that move from now on; of the others only the leader can.
+        self._sequences = self._leader.sequences()
         self._leader.close()
 
     def finish(self, position: Position) -> None:
@@ -201,6 +205,7 @@ class PostgresInitialCopy(SnapshotSource):
                         position.leader,
                     ),
                 )
+                sequences.keep(sink, self._log, self._sequences)
                 make_read_only(sink, [*(source.table for source in self._leader.sources), *BOOKKEEPING])
                 read_only_by_default(sink, on=True)
             sink.execute("ANALYZE")

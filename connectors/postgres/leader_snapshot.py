@@ -14,6 +14,7 @@ from connectors.postgres.connection import WatchedConnection, translated
 from connectors.postgres.copy_plan import Source, published
 from connectors.postgres.publication import check_whole
 from connectors.postgres.replication import ReplicationStream
+from connectors.postgres.sequences import last_values
 from connectors.postgres.silence import connect_watched
 from connectors.postgres.snapshot import request_descriptions, take_snapshot
 
@@ -120,6 +121,11 @@ class LeaderSnapshot:
                 return False
             files = dict(connection.execute(_FILES, ([source.oid for source in self.sources],)).fetchall())
         return all(files.get(source.oid) == source.file for source in self.sources)
+
+    def sequences(self) -> dict[TableId, int]:
+        """The last values as they are now; no snapshot knows them."""
+        with translated(self._leader):
+            return last_values(self.connection)
 
     def check(self) -> None:
         """Raises RetryableError when the connection, and the snapshot with it, is gone."""

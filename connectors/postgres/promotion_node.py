@@ -16,6 +16,7 @@ from cdc.capture_ports import CandidateTable, LeaderFacts, LeaderIdentity
 from cdc.errors import CheckError, FencedError
 from cdc.events.position import Position
 from cdc.events.table import TableId
+from cdc.log.sequences import SEQUENCES_PREFIX, sequences_message
 from cdc.promotion_ports import Fence, NodeState, PromotionRecord
 from cdc.protocol.lsn import Lsn
 from connectors.postgres import fence, sequences, slots
@@ -201,8 +202,8 @@ class PostgresNode:
         with translated(self.name), self._patience():
             tables = self.published(slot)
             with self._conn.transaction():
-                rows = repair(self._conn)
                 self._prepare_bookkeeping()
+                rows = repair(self._conn)
                 self._conn.execute(
                     "INSERT INTO cdc.position (log, epoch, commit_lsn, end_lsn, committed_at, next_offset, leader) "
                     "VALUES (%s, %s, %s::pg_lsn, %s::pg_lsn, %s, %s, %s) ON CONFLICT (log) DO UPDATE SET "
@@ -249,6 +250,9 @@ class PostgresNode:
             ).fetchall()
             told = {TableId(schema, name): value for schema, name, value in rows}
             return sequences.set_at_least(self._conn, told, margin)
+
+    def keep_sequences(self, values: dict[TableId, int]) -> None:
+        sequences.keep(self._conn, self._log, values)
 
     def publish(self, publication: str, patterns: Sequence[str]) -> int:
         tables = [candidate.table for candidate in self.candidates(patterns)]
@@ -305,6 +309,9 @@ class PostgresNode:
                     self.name,
                 )
             store_identity(self._conn, identity, self.name)
+            # Before any write that uses them: a failover may follow before capture's heartbeat tells them.
+            content = sequences_message(sequences.last_values(self._conn))
+            self._conn.execute("SELECT pg_logical_emit_message(true, %s, %s::bytea)", (SEQUENCES_PREFIX, content))
             fence.open_for_writes(self._conn)
             self.note(promotion, {"opened_at": time.time()})
 

@@ -83,13 +83,24 @@ def _set_without_use(connection: psycopg.Connection, unused: list[Sequence]) -> 
             sql.SQL("SELECT {}::int, last_value FROM {}").format(number, sql.Identifier(*sequence.name))
             for number, sequence in enumerate(some)
         )
-        with suppress(psycopg.errors.UndefinedTable):  # dropped meanwhile; the others are seen the next time
+        # One may have been dropped meanwhile; the others are seen the next time.
+        with suppress(psycopg.errors.UndefinedTable), connection.transaction():
             for number, next_value in connection.execute(query).fetchall():
                 sequence = some[number]
                 if next_value != sequence.start:
                     before = next_value - sequence.increment
                     found[sequence.name] = before if abs(before) < 2**63 else next_value
     return found
+
+
+def keep(connection: psycopg.Connection, log: str, values: Mapping[TableId, int]) -> None:
+    """On a follower: what the leader's sequences are known to be, for the day when it leads."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO cdc.sequence VALUES (%s, %s, %s, %s) ON CONFLICT (log, schema_name, sequence_name) "
+            "DO UPDATE SET last_value = excluded.last_value",
+            [(log, *name, value) for name, value in values.items()],
+        )
 
 
 def set_at_least(connection: psycopg.Connection, told: Mapping[TableId, int], margin: int) -> int:

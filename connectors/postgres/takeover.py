@@ -14,6 +14,7 @@ from connectors.postgres.connection import translated
 from connectors.postgres.promotion_node import PostgresNode
 from connectors.postgres.repair import copy_touched, rows_with
 from connectors.postgres.replication import ReplicationStream
+from connectors.postgres.sequences import last_values
 from connectors.postgres.silence import connect_watched
 from connectors.postgres.snapshot import request_descriptions, take_snapshot
 
@@ -45,6 +46,8 @@ class PostgresTakeover:
 
     def take_over(self, tables: dict[TableId, TouchedTable], position: Position, slot: str) -> int:
         def repair(connection: psycopg.Connection) -> int:
+            # The position is past what the log told of sequences that have not moved since.
+            self._node.keep_sequences(last_values(self._leader))
             return sum(
                 copy_touched(self._leader, connection, table, touched, self._node.name)
                 for table, touched in sorted(tables.items())

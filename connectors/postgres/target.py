@@ -31,6 +31,7 @@ from cdc.events.table import TableId, TableSchema
 from cdc.log.records import Truncation
 from cdc.ports import FOLLOWER_SESSION, Decision, TablePlan
 from cdc.protocol.lsn import Lsn
+from connectors.postgres import sequences
 from connectors.postgres.bookkeeping import (
     OVERWRITE,
     complete_bookkeeping,
@@ -311,12 +312,8 @@ class PostgresTarget:
             keep_epoch_ends(self._conn, self._log, ends)
 
     def store_sequences(self, values: Mapping[TableId, int]) -> None:
-        with translated(self._node), self._conn.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO cdc.sequence VALUES (%s, %s, %s, %s) ON CONFLICT (log, schema_name, sequence_name) "
-                "DO UPDATE SET last_value = excluded.last_value",
-                [(self._log, *name, value) for name, value in values.items()],
-            )
+        with translated(self._node):
+            sequences.keep(self._conn, self._log, values)
 
     def commit(self, position: Position, schemas: Sequence[TableSchema], decision: Decision | None = None) -> None:
         before = self._position

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import psycopg
+from pathlib import Path
 
+import psycopg
+import pytest
+
+from cdc.events.table import TableId
+from cdc.local.processes import wait_for
+from cdc.log.sequences import SEQUENCES_PREFIX, sequence_values
 from tests.fixtures.pipeline import Pipelines
-from tests.support.pipeline import FOLLOWER, LEADER, rows_of, run_sql
-from tests.support.promotion import IN_SPITE_OF_DEFAULTS, promote
+from tests.fixtures.servers import OwnPostgres
+from tests.support.log import Event, read_log
+from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER, Pipeline, rows_of, run_sql
+from tests.support.promotion import IN_SPITE_OF_DEFAULTS, in_epoch, promote
 
 LEAST, MOST = -(2**63), 2**63 - 1
 SEQUENCES = {
@@ -61,3 +69,56 @@ def test_sequences_go_on_at_a_switchover_also_those_that_were_moved_without_bein
     assert any("ALTER ROLE" in todo for todo in report["remaining"]), report["remaining"]
     # And who did not see the end is told the same again.
     assert promote(pipeline, FOLLOWER) == report
+
+
+FREE = TableId("public", "free")
+LAST = "SELECT pg_sequence_last_value('free'::regclass)"
+KNOWN = "SELECT last_value FROM cdc.sequence WHERE sequence_name = 'free'"
+
+
+def told(pipeline: Pipeline) -> list[Event]:
+    """The records of the log that tell values of sequences."""
+    events = read_log(pipeline.kafka_servers, pipeline.group.topic)
+    return [event for event in events if event.get("message", {}).get("prefix") == SEQUENCES_PREFIX]
+
+
+def values_in(event: Event) -> dict[TableId, int]:
+    return sequence_values(event["message"]["content"])
+
+
+@pytest.mark.faults
+def test_a_node_knows_sequences_that_have_not_moved_since_it_joined(
+    pipelines: Pipelines, own_postgres: OwnPostgres, tmp_path: Path
+):
+    # Given a sequence of which the log last told before the followers were bootstrapped, and a leader that died.
+    server = own_postgres()
+    pipeline = pipelines.new(
+        "CREATE SEQUENCE free", "CREATE TABLE t (id bigint PRIMARY KEY DEFAULT nextval('free'))",
+        leader=server, followers=(FOLLOWER, OTHER_FOLLOWER),
+    )  # fmt: skip
+    pipeline.execute("SELECT setval('free', 50000)")
+    pipeline.init().start_capture()
+    assert wait_for(lambda: any(FREE in values_in(event) for event in told(pipeline)), seconds=30)
+    pipeline.bootstrap()
+    assert [rows_of(dsn, KNOWN) for dsn in pipeline.followers.values()] == [[(50000,)]] * 2
+    for follower in pipeline.followers:
+        pipeline.start_apply(follower)
+    pipeline.catch_up()
+    pipeline.group.kill("capture")
+    pipeline.execute("INSERT INTO t VALUES (1)")  # nobody else has it
+    server.kill()
+
+    # When a follower takes over, then it goes on after all that may have been used, and says so before any write.
+    new = pipeline.nodes[FOLLOWER]
+    promote(pipeline, FOLLOWER, "--leader-is-dead", "power cut")
+    assert rows_of(new, "INSERT INTO t DEFAULT VALUES RETURNING id") == [(60001,)]
+    already = len(told(pipeline))
+    pipeline.start_capture()
+    in_epoch(pipeline, 2, FOLLOWER, without=[LEADER])
+    assert values_in(told(pipeline)[already])[FREE] == 60000
+    assert wait_for(lambda: any(values_in(event).get(FREE) == 60001 for event in told(pipeline)), seconds=30)
+
+    # And the old leader, which rejoins behind all that was told, knows as much.
+    server.start()
+    pipeline.run("rejoin", "--node", LEADER, "--discard-tail", "--file", str(tmp_path / "tail.jsonl"))
+    assert rows_of(pipeline.nodes[LEADER], KNOWN) == rows_of(new, LAST) == [(60001,)]
