@@ -21,6 +21,10 @@ LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
 LEFT JOIN pg_class tc ON tc.oid = d.refobjid LEFT JOIN pg_namespace tn ON tn.oid = tc.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
     AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+    AND EXISTS (
+        SELECT FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid JOIN pg_am m ON m.oid = ic.relam
+        WHERE i.indrelid = tc.oid AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL
+          AND m.amname = 'btree')
 WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'cdc')
 """
 _AT_ONCE = 500
@@ -29,8 +33,9 @@ _AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A sequence of this node, the column that owns it if one does, and the value before its next one here; None for
-    one that was neither used nor moved, or that the role may not read."""
+    """A sequence of this node, and the value before its next one here; None for one that was neither used nor moved, or
+    that the role may not read. `column` owns it, and has an index that tells its furthest value: nobody can wait for a
+    large table to be read, and without an index two rows of one number are no conflict."""
 
     name: TableId
     start: int

@@ -33,9 +33,12 @@ KINDS = {
     "at_its_first": "MINVALUE 10 START 20",
     "at_its_end": f"MINVALUE {LEAST} START 1",
 }
+OWNED = {"indexed": "PRIMARY KEY", "plain": ""}
+"""Where rows came with numbers of their own; only an index tells that at once."""
+PLAIN = ("ALTER TABLE plain REPLICA IDENTITY FULL",)
 EXPECTED = {
     "unused": 1, "used": 8, "starts_high": 7000, "moved_on": 500000, "moved_after_use": 70000, "moved_down": -900,
-    "at_its_first": 10,
+    "at_its_first": 10, "indexed_id_seq": 901, "plain_id_seq": 1,
     "at_its_end": LEAST + 1,  # what comes before the least bigint is none: one value is left out
 }  # fmt: skip
 
@@ -43,11 +46,12 @@ EXPECTED = {
 def test_sequences_go_on_at_a_switchover_also_those_that_were_moved_without_being_used(pipelines: Pipelines):
     # Given sequences that were used, restarted or set, in both directions and at their bounds, after the bootstrap.
     created = [f"CREATE SEQUENCE {name} {KINDS.get(name, '')}" for name in SEQUENCES]
-    pipeline = pipelines.new("CREATE TABLE t (id int PRIMARY KEY)", *created).init().bootstrap().start()
+    owned = [f"CREATE TABLE {name} (id serial {key}, x int)" for name, key in OWNED.items()]
+    pipeline = pipelines.new("CREATE TABLE t (id int PRIMARY KEY)", *created, *owned, *PLAIN).init().bootstrap().start()
     pipeline.start_apply(LEADER)
     for statements in SEQUENCES.values():
         pipeline.execute(*statements)
-    pipeline.execute("INSERT INTO t VALUES (1)")
+    pipeline.execute("INSERT INTO t VALUES (1)", *(f"INSERT INTO {name} VALUES (900)" for name in OWNED))
     pipeline.catch_up()
     follower = pipeline.nodes[FOLLOWER]
     database = rows_of(follower, "SELECT current_database()")[0][0]
@@ -60,10 +64,10 @@ def test_sequences_go_on_at_a_switchover_also_those_that_were_moved_without_bein
 
     # When the follower becomes the leader, then each goes on where the old leader's would have.
     report = promote(pipeline, FOLLOWER)
-    query = ", ".join(f"nextval('{name}')" for name in SEQUENCES)
+    query = ", ".join(f"nextval('{name}')" for name in EXPECTED)
     with psycopg.connect(follower, options=IN_SPITE_OF_DEFAULTS) as session:
         values = session.execute(f"SELECT {query}").fetchall()[0]
-    assert dict(zip(SEQUENCES, values, strict=True)) == EXPECTED
+    assert dict(zip(EXPECTED, values, strict=True)) == EXPECTED
 
     # And what is left to do says that its sessions are read-only for another reason than ours.
     assert any("ALTER ROLE" in todo for todo in report["remaining"]), report["remaining"]
