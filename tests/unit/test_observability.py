@@ -27,8 +27,8 @@ ALERTS = sorted((ROOT / "ops" / "alerts").glob("*.yaml"))
 DASHBOARDS = sorted((ROOT / "ops" / "grafana").glob("*.json"))
 REFERENCE = ROOT / "ops" / "reference"
 NAME = re.compile(r"\bcdc_[a-z_]+\b")
-NOT_METRICS = {"cdc_read_only", "cdc_apply", "cdc_capture", "cdc_admin"}
-"""Names of a trigger and of roles."""
+NOT_METRICS = {"cdc_read_only", "cdc_apply", "cdc_capture", "cdc_admin", "cdc_shop"}
+"""Names of a trigger, of roles and of a slot."""
 
 
 def names_in(text: str) -> set[str]:
