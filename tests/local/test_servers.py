@@ -349,7 +349,7 @@ class TestFindKafka:
         monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-        with pytest.raises(LocalServerError, match=r"could not fetch Kafka: .*no network"):
+        with pytest.raises(LocalServerError, match=r"could not fetch Apache Kafka .*no network"):
             jars_by_maven(Java(Path("/usr/bin/java"), 17))
 
         assert list((tmp_path / "cdc" / f"kafka-{kafka_version()}").iterdir()) == []

@@ -1,0 +1,40 @@
+"""What replicates: each engine, started anew for each run, between the same servers.
+
+`start_engine` is the one place that knows their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tests.benchmarks.engines.debezium import Debezium
+from tests.benchmarks.engines.engine import Engine, Nobody
+from tests.benchmarks.engines.native import Native
+from tests.benchmarks.engines.ours import Ours
+from tests.benchmarks.servers import Databases, Servers
+
+__all__ = ["PEERS", "Engine", "engines_for", "running"]
+
+_ENGINES: dict[str, Callable[[Servers, Databases], Engine]] = {
+    kind.name: kind for kind in (Native, Ours, Debezium, Nobody)
+}
+PEERS = (Native.name, Debezium.name)
+
+
+def engines_for(peers: tuple[str, ...]) -> tuple[str, ...]:
+    """The peers first: each is measured beside what is ours."""
+    return (*dict.fromkeys(peers), Ours.name)
+
+
+@contextmanager
+def running(name: str, servers: Servers, databases: Databases, make_tables: Callable[[str], None]) -> Iterator[Engine]:
+    """An engine at work; `make_tables` gets the dsn of each node that must have the tables before it starts."""
+    engine = _ENGINES[name](servers, databases)
+    for dsn in (databases.leader, *(databases.followers if engine.needs_tables else ())):
+        make_tables(dsn)
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.close()

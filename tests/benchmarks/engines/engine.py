@@ -1,0 +1,79 @@
+"""What a measurement wants of an engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import psutil
+
+from tests.benchmarks import processes
+from tests.benchmarks.processes import Processes
+from tests.benchmarks.report import NoResult
+from tests.benchmarks.servers import Databases, Servers
+
+
+class Engine(ABC):
+    """From one leader's database to followers'. Constructed without doing anything."""
+
+    name: ClassVar[str]
+    needs_tables: ClassVar[bool] = True
+    """Whether the followers' tables must be there before it starts, with the leader's rows of that moment."""
+    warm_up_rows: ClassVar[int] = 200_000
+
+    def __init__(self, servers: Servers, databases: Databases) -> None:
+        self.servers = servers
+        self.databases = databases
+
+    @abstractmethod
+    def start(self) -> None:
+        """Whatever is committed on the leader afterwards comes to the followers."""
+
+    @abstractmethod
+    def daemons(self) -> Processes:
+        """Its own processes."""
+
+    @abstractmethod
+    def helpers(self) -> Processes:
+        """Processes of the servers that work for it."""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """It does nothing while the `with` lasts."""
+        with processes.held(pid for pids in self.daemons().values() for pid in pids):
+            yield
+
+    def log_bytes(self) -> int | None:
+        """What Kafka holds of it; None when there is nothing in Kafka, or it cannot be seen."""
+        return None
+
+    def check(self) -> None:
+        """NoResult when it has failed and will not go on."""
+        for name, pids in self.daemons().items():
+            if not all(map(psutil.pid_exists, pids)):
+                raise NoResult(f"{name} of {self.name} has ended")
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it, also one that never started. Its databases are dropped afterwards, with slots."""
+
+
+class Nobody(Engine):
+    """Replicates nothing: what a leader does alone."""
+
+    name = "nobody"
+    needs_tables = False
+
+    def start(self) -> None:
+        pass
+
+    def daemons(self) -> Processes:
+        return {}
+
+    def helpers(self) -> Processes:
+        return {}
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,93 @@
+"""The processes that are measured: CPU time, resident memory, and how they are held while a backlog is made."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+import psutil
+import psycopg
+
+from tests.benchmarks.report import NoResult
+
+Processes = dict[str, list[int]]
+"""Ids of processes by what they do."""
+_FIND_SECONDS = 60.0
+
+
+class Memory:
+    """Highest resident memory, in MB, of some processes while the `with` lasts."""
+
+    def __init__(self, processes: Mapping[str, Iterable[int]]) -> None:
+        self.peak_mb = dict.fromkeys(processes, 0.0)
+        self._processes = {name: [psutil.Process(pid) for pid in pids] for name, pids in processes.items()}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            for name, processes in self._processes.items():
+                with suppress(psutil.NoSuchProcess):
+                    now = sum(process.memory_info().rss for process in processes) / 2**20
+                    self.peak_mb[name] = max(self.peak_mb[name], now)
+            if self._done.wait(0.1):
+                return
+
+
+class Cpu:
+    """Seconds of CPU that processes spend from here on.
+
+    Without those that end meanwhile: a daemon that was held for long may connect anew, and gets another backend.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._before = self._spent()
+
+    def spent(self) -> dict[str, float]:
+        return {name: spent - self._before[name] for name, spent in self._spent().items() if name in self._before}
+
+    def _spent(self) -> dict[str, float]:
+        spent = {}
+        for name, pids in self._processes.items():
+            with suppress(psutil.NoSuchProcess):
+                spent[name] = float(sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids))
+        return spent
+
+
+def find(dsn: str, query: str) -> list[int]:
+    """The processes that `query` finds, as soon as it finds one."""
+    deadline = time.monotonic() + _FIND_SECONDS
+    while time.monotonic() < deadline:
+        with psycopg.connect(dsn) as connection:
+            rows = connection.execute(query.encode()).fetchall()
+        if found := [int(pid) for (pid,) in rows if pid]:
+            return found
+        time.sleep(0.1)
+    raise NoResult(f"a process is not there that is to be measured: {query}")
+
+
+@contextmanager
+def held(pids: Iterable[int]) -> Iterator[None]:
+    """They do nothing while the `with` lasts."""
+    pids = list(pids)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)

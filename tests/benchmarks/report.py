@@ -1,0 +1,107 @@
+"""What a measurement hands out: tables for people, and all figures with the circumstances as JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+PROGRESS = Console(stderr=True)
+
+
+class NoResult(click.ClickException):
+    """An engine has none in this run; the others go on."""
+
+
+@dataclass
+class Sheet:
+    """A table: the first column is named, the others hold figures."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+
+    def rich(self) -> Table:
+        table = Table(title=self.title)
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        rule = ["---", *["---:"] * (len(self.columns) - 1)]
+        lines = (f"| {' | '.join(row)} |" for row in (self.columns, rule, *self.rows))
+        return "\n".join([f"### {self.title}", "", *lines, ""])
+
+
+@dataclass
+class Report:
+    """`results` are all figures of all runs, as they go to JSON."""
+
+    name: str
+    sheets: list[Sheet]
+    results: dict[str, Any]
+    facts: dict[str, Any]
+    failures: list[str] = field(default_factory=list)
+
+    def print(self) -> None:
+        console = Console()
+        for sheet in self.sheets:
+            console.print(sheet.rich())
+        for failure in self.failures:
+            console.print(f"no result: {failure}", markup=False)
+
+    def save(self, file: Path) -> None:
+        told = {**self.facts, "failures": self.failures, "results": self.results}
+        file.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
+
+    def markdown(self) -> str:
+        failed = [f"- no result: {failure}\n" for failure in self.failures]
+        return "\n".join([*(sheet.markdown() for sheet in self.sheets), *failed])
+
+
+class Circumstances:
+    """What every figure was measured with; made before the measurement, asked after it."""
+
+    def __init__(self) -> None:
+        self._load = os.getloadavg()[0]
+        self._times = psutil.cpu_times()
+
+    def facts(self, **more: Any) -> dict[str, Any]:
+        return {"commit": _commit(), "machine": _machine(), "load_before": round(self._load, 2),
+                "stolen_percent": self._stolen(), **more}  # fmt: skip
+
+    def _stolen(self) -> float:
+        """Of the machine's CPU time since then, by the host."""
+        now = psutil.cpu_times()
+        passed = sum(now) - sum(self._times)
+        stolen = getattr(now, "steal", 0.0) - getattr(self._times, "steal", 0.0)
+        return round(100 * stolen / passed, 2) if passed else 0.0
+
+
+def _machine() -> dict[str, object]:
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "python": platform.python_version(),
+    }
+
+
+def _commit() -> str:
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    return asked.stdout.strip() or "unknown"
