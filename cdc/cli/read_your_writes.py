@@ -19,11 +19,14 @@ from cdc.protocol.lsn import Lsn
 def token_command(config_path: str | None, as_json: bool) -> None:
     """What the leader has committed by now, as EPOCH/LSN, for `cdc wait` or cdc.wait_for on a follower.
 
-    Exit 3 when the leader cannot be reached, or leads no log.
+    Exit 3 when the leader cannot be reached, or leads no log; also when the log cannot be asked who leads: then it is
+    of the node that the configuration names.
     """
-    token = wiring.current_token(load(config_path))
+    token, unknown = wiring.current_token(load(config_path))
     told = {"token": str(token), "epoch": token.epoch, "lsn": str(token.lsn)}
     click.echo(orjson.dumps(told) if as_json else str(token))
+    if unknown:
+        raise unknown
 
 
 @click.command("wait")

@@ -404,11 +404,18 @@ def _ends(settings: Settings, follower: str, dsn: str) -> Ends:
     return Ends(settings.dsn_of(leader), leader, dsn, follower, settings.slot, settings.topic)
 
 
-def current_token(settings: Settings) -> Token:
-    """What the leader has committed by now. Raises CheckError when it cannot be told."""
-    node = known_leader(settings, "token")
+def current_token(settings: Settings) -> tuple[Token, CheckError | None]:
+    """What the leader has committed by now; and what to know when the log could not say who leads, so that it is of the
+    node that the configuration names. Raises CheckError when it cannot be told."""
+    tail = unknown = None
+    try:
+        tail = _tail(settings, "token")
+    except (LogError, RetryableError) as error:
+        why = f"who leads cannot be asked, {settings.leader} does by the configuration: {error.what}"
+        unknown = CheckError(why, error.remedy, error.where)
+    node = leader_of(settings, tail)
     with connect(settings.dsn_of(node), "cdc token", node, answer_seconds=_LAG_SECONDS) as connection:
-        return postgres_token(connection, settings.group, node)
+        return postgres_token(connection, settings.group, node), unknown
 
 
 def wait_for(settings: Settings, follower: str, wanted: str, seconds: float) -> bool:

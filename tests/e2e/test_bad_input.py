@@ -41,6 +41,8 @@ EVERY_COMMAND = [
     ["apply", "--follower", FOLLOWER],
     *REFUSED_WITHOUT_KAFKA,
     *SHOW_WHAT_THEY_CAN,
+    ["token"],
+    ["wait", "--follower", FOLLOWER, "--token", "1/0/1"],
 ]
 PROGRESS = {"checking both databases", "waiting for a consistent snapshot of the leader", "copying the schema"}
 """What bootstrap says on stderr while all is well."""
@@ -326,6 +328,31 @@ class TestGroup:
         assert f"{LEADER} leads" in done.stdout
         assert "no applier" in done.stdout
         assert "the log in Kafka: no answer" in done.stdout or pipeline.group.topic in done.stdout
+
+    def test_reading_ones_writes_needs_the_nodes_and_says_when_kafka_is_not_there(
+        self, pipelines: Pipelines, kafka: KafkaServer
+    ):
+        pipeline = pipelines.new(TABLE).init().bootstrap().start()
+        pipeline.catch_up()
+        group = TestServers.rewrite(pipeline, kafka.bootstrap_servers, NOBODY)
+
+        # The nodes know, and what could not be asked is said.
+        done = command(group, "token")
+        token = done.stdout.strip()
+        assert token.startswith("1/")
+        assert done.returncode == 3
+        assert done.stderr.startswith(f"cdc: topic {group.topic}: who leads cannot be asked, {LEADER} does by the")
+        assert done.stderr.count("\n") == 1
+        done = command(group, "wait", "--follower", FOLLOWER, "--token", token)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert token in done.stdout
+
+        # A node that is not there is an error.
+        TestServers.rewrite(pipeline, pipeline.leader, re.sub(r"127.0.0.1:\d+", NOBODY, pipeline.leader))
+        refused(command(group, "token"), 3, "no connection", where=LEADER)
+        follower = pipeline.followers[FOLLOWER]
+        TestServers.rewrite(pipeline, follower, re.sub(r"127.0.0.1:\d+", NOBODY, follower))
+        refused(command(group, "wait", "--follower", FOLLOWER, "--token", token), 3, "no connection", where=FOLLOWER)
 
     def test_nothing_was_initialised(self, pipelines: Pipelines, kafka: KafkaServer):
         pipeline = pipelines.new(TABLE)
