@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from tests.benchmarks import bootstrap, drain
+from tests.benchmarks import bootstrap, drain, growth, idle, latency, leader, plots, recovery
 from tests.benchmarks.engines import PEERS, engines_for
-from tests.benchmarks.report import Report
+from tests.benchmarks.open_loop import LOADS
+from tests.benchmarks.report import Report, page
 from tests.benchmarks.workloads import WORKLOADS
 
 Command = Callable[..., Any]
@@ -36,7 +37,22 @@ def _json(command: Command) -> Command:
     )(command)
 
 
+def _plot(command: Command) -> Command:
+    return click.option(
+        "--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this PNG."
+    )(command)
+
+
+def _scale(command: Command) -> Command:
+    return click.option("--scale", default=1.0, show_default=True, help="Multiplies the number of rows.")(command)
+
+
+def _seconds(default: int, what: str) -> Callable[[Command], Command]:
+    return click.option("--seconds", default=default, show_default=True, type=click.IntRange(min=1), help=what)
+
+
 def _hand_out(report: Report, json_file: Path | None) -> None:
+    """What failed is told last."""
     report.print()
     if json_file:
         report.save(json_file)
@@ -53,16 +69,113 @@ def main() -> None:
 @click.argument("workloads", nargs=-1, type=click.Choice(list(WORKLOADS)))
 @_peers
 @_runs
-@click.option("--scale", default=1.0, show_default=True, help="Multiplies the number of rows.")
+@_scale
 @_json
+@_plot
 def drain_command(
-    workloads: tuple[str, ...], peers: tuple[str, ...], runs: int, scale: float, json_file: Path | None
-) -> None:
+    workloads: tuple[str, ...], peers: tuple[str, ...], runs: int, scale: float, json_file: Path | None,
+    plot_file: Path | None,
+) -> None:  # fmt: skip
     """How fast a backlog drains: all workloads, or those that are named."""
-    _hand_out(drain.measure(workloads or tuple(WORKLOADS), engines_for(peers), runs, scale), json_file)
+    report = drain.measure(workloads or tuple(WORKLOADS), engines_for(peers), runs, scale)
+    if plot_file:
+        plots.lag(report.results, plot_file)
+    _hand_out(report, json_file)
+
+
+@main.command("latency")
+@click.argument("loads", nargs=-1, type=click.Choice(list(LOADS)))
+@_peers
+@_runs
+@_seconds(60, "Of load in each run.")
+@_scale
+@_json
+@_plot
+def latency_command(
+    loads: tuple[str, ...], peers: tuple[str, ...], runs: int, seconds: int, scale: float, json_file: Path | None,
+    plot_file: Path | None,
+) -> None:  # fmt: skip
+    """From a commit on the leader until a reader sees it on the follower, under a load that waits for nobody."""
+    report = latency.measure(loads or tuple(LOADS), engines_for(peers), runs, seconds, scale)
+    if plot_file:
+        plots.latency(report.results, plot_file)
+    _hand_out(report, json_file)
+
+
+@main.command("growth")
+@_runs
+@_scale
+@_json
+def growth_command(runs: int, scale: float, json_file: Path | None) -> None:
+    """Whether a row costs the same among few and many rows, tables and followers."""
+    _hand_out(growth.measure(runs, scale), json_file)
+
+
+@main.command("idle")
+@_peers
+@_runs
+@_seconds(60, "Without a write, in each run.")
+@_json
+def idle_command(peers: tuple[str, ...], runs: int, seconds: int, json_file: Path | None) -> None:
+    """CPU of each process while nobody writes."""
+    _hand_out(idle.measure(engines_for(peers), runs, seconds), json_file)
+
+
+@main.command("recovery")
+@_runs
+@_json
+def recovery_command(runs: int, json_file: Path | None) -> None:
+    """How long a follower shows nothing new after kill -9 of capture, and of its applier."""
+    _hand_out(recovery.measure(runs), json_file)
+
+
+@main.command("leader")
+@_peers
+@_runs
+@_seconds(60, "Of load in each run.")
+@_json
+def leader_command(peers: tuple[str, ...], runs: int, seconds: int, json_file: Path | None) -> None:
+    """How many transactions of TPC-B the leader does with nobody, and with each engine beside it."""
+    _hand_out(leader.measure(engines_for(peers), runs, seconds), json_file)
 
 
 main.add_command(bootstrap.main, "bootstrap")
+
+
+@main.command("all")
+@_peers
+@_runs
+@_scale
+@click.option("--seconds", default=60, show_default=True, type=click.IntRange(min=1), help="Where time is given.")
+@click.option(
+    "--into", "folder", default="ops/benchmarks", show_default=True, help="Where JSON, tables and plots go.",
+    type=click.Path(file_okay=False, path_type=Path),
+)  # fmt: skip
+def all_command(peers: tuple[str, ...], runs: int, scale: float, seconds: int, folder: Path) -> None:
+    """Everything but the first copy, one after the other; each is written when it is done."""
+    engines = engines_for(peers)
+    measurements: list[Callable[[], Report]] = [
+        lambda: drain.measure(tuple(WORKLOADS), engines, runs, scale),
+        lambda: latency.measure(tuple(LOADS), engines, runs, seconds, scale),
+        lambda: leader.measure(engines, runs, seconds),
+        lambda: idle.measure(engines, runs, seconds),
+        lambda: recovery.measure(runs),
+        lambda: growth.measure(runs, scale),
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    reports = []
+    for measure in measurements:
+        report = measure()
+        report.print()
+        report.save(folder / f"{report.name}.json")
+        if draw := _PLOTS.get(report.name):
+            draw(report.results, folder / f"{report.name}.png")
+        reports.append(report)
+        (folder / "results.md").write_text(page(reports))
+    sys.exit(1 if any(report.failures for report in reports) else 0)
+
+
+_PLOTS = {"drain": plots.lag, "latency": plots.latency}
 
 
 def _with_command(arguments: list[str]) -> list[str]:

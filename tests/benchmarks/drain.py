@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.benchmarks.figures import Spread, counted
 from tests.benchmarks.report import PROGRESS, Circumstances, Report, Sheet
 from tests.benchmarks.servers import Servers, servers
-from tests.benchmarks.stage import FAILURES, Drained, staged
+from tests.benchmarks.stage import Drained, staged, take_turns
 from tests.benchmarks.workloads import WORKLOADS, Workload, make_tables
 
 PROCESSES = ("walsender", "capture", "connect", "broker", "apply", "backend")
@@ -27,23 +27,13 @@ def measure(names: Sequence[str], engines: Sequence[str], runs: int, scale: floa
     failures: list[str] = []
     with servers() as own:
         PROGRESS.print(", ".join(own.description))
-        for run in range(runs):
-            for engine in in_turn(engines, run):
-                PROGRESS.print(f"drain, run {run + 1} of {runs}: {engine}")
-                try:
-                    _run(engine, own, run, workloads, scale, results[engine])
-                except FAILURES as error:
-                    failures.append(f"{engine}, run {run + 1}: {error}")
-                    PROGRESS.print(failures[-1], markup=False)
+        take_turns(
+            "drain", engines, runs, failures,
+            lambda engine, run: _run(engine, own, run, workloads, scale, results[engine]),
+        )  # fmt: skip
         facts = circumstances.facts(servers=own.description, runs=runs, scale=scale)
     told = {engine: {name: list(map(asdict, of)) for name, of in by.items()} for engine, by in results.items()}
     return Report("drain", _sheets(results), told, facts, failures)
-
-
-def in_turn(engines: Sequence[str], run: int) -> list[str]:
-    """All, with another one first in each run: who comes later finds the servers warmer."""
-    first = run % len(engines)
-    return [*engines[first:], *engines[:first]]
 
 
 def _run(

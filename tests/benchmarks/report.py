@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 PROGRESS = Console(stderr=True)
+_QUIET_LOAD = 0.3
 
 
 class NoResult(click.ClickException):
@@ -71,12 +72,33 @@ class Report:
         return "\n".join([*(sheet.markdown() for sheet in self.sheets), *failed])
 
 
+def page(reports: Sequence[Report]) -> str:
+    """All tables of reports that were made one after the other, in Markdown."""
+    facts = reports[0].facts
+    machine, servers = facts["machine"], ", ".join(facts["servers"])
+    about = (
+        f"Commit `{facts['commit']}`; {machine['processor']}, {machine['cpus']} CPUs, {machine['memory_gb']} GB; "
+        f"{servers}, Python {machine['python']}; {_runs(facts['runs'])}."
+    )
+    loads = ", ".join(
+        f"{report.name} {report.facts['load_before']} and {report.facts['stolen_percent']} %" for report in reports
+    )
+    noise = f"Load average before, and CPU time that the host took: {loads}."
+    return "\n\n".join(["# Results", about, noise, *(report.markdown() for report in reports)])
+
+
+def _runs(runs: int) -> str:
+    return f"{runs} runs, of which the first does not count" if runs > 1 else "one run"
+
+
 class Circumstances:
     """What every figure was measured with; made before the measurement, asked after it."""
 
     def __init__(self) -> None:
         self._load = os.getloadavg()[0]
         self._times = psutil.cpu_times()
+        if self._load > _QUIET_LOAD:
+            PROGRESS.print(f"the load average is {self._load:.2f}: what else runs here takes part in every figure")
 
     def facts(self, **more: Any) -> dict[str, Any]:
         return {"commit": _commit(), "machine": _machine(), "load_before": round(self._load, 2),

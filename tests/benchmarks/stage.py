@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import psycopg
 from confluent_kafka import KafkaException
@@ -18,7 +19,7 @@ from confluent_kafka import KafkaException
 from cdc.errors import CdcError
 from tests.benchmarks.engines import Engine, running
 from tests.benchmarks.processes import Cpu, Memory
-from tests.benchmarks.report import NoResult
+from tests.benchmarks.report import PROGRESS, NoResult
 from tests.benchmarks.servers import Databases, Servers
 from tests.benchmarks.workloads import ROWS_A_TRANSACTION, Leader, insert_rows
 
@@ -28,6 +29,7 @@ FAILURES = (NoResult, CdcError, psycopg.Error, KafkaException, subprocess.Subpro
 _POLL_SECONDS = 0.01
 _SAMPLE_SECONDS = 0.1
 _CHECK_SECONDS = 5.0
+_COMPARE_SECONDS = 60.0
 _CONTENTS = "SELECT count(*), sum(hashtext(t::text)::bigint) FROM {} t"
 _TABLES = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
 
@@ -47,6 +49,13 @@ class Drained:
     @property
     def rate(self) -> float:
         return self.rows / self.seconds
+
+
+class Wait(NamedTuple):
+    """How long it took, and by seconds how many rows were missing meanwhile."""
+
+    seconds: float
+    lag: list[tuple[float, int]]
 
 
 class Stage:
@@ -74,16 +83,16 @@ class Stage:
             cpu = Cpu(working)
             started = time.perf_counter()
         with Memory(daemons) as memory:
-            lag = self.wait_for(shown, rows, progress)
+            waited = self.wait_for(shown, rows, progress)
         seconds = time.perf_counter() - started
         spent = {name: round(cpu_seconds / rows * 1e6, 2) for name, cpu_seconds in cpu.spent().items()}
         now_in_log = self.engine.log_bytes()
         return Drained(
             rows, round(seconds, 3), spent, {name: round(size) for name, size in memory.peak_mb.items()},
-            None if in_log is None or now_in_log is None else round((now_in_log - in_log) / rows, 1), lag,
+            None if in_log is None or now_in_log is None else round((now_in_log - in_log) / rows, 1), waited.lag,
         )  # fmt: skip
 
-    def wait_for(self, shown: str, rows: int = 0, progress: str | None = None) -> list[tuple[float, int]]:
+    def wait_for(self, shown: str, rows: int = 0, progress: str | None = None) -> Wait:
         """Until all followers show it. The samples are of the last one."""
         started = time.monotonic()
         samples = [(0.0, rows)] if progress else []
@@ -99,14 +108,25 @@ class Stage:
                 if progress and passed >= samples[-1][0] + _SAMPLE_SECONDS:
                     samples.append((round(passed, 2), rows - _asked(follower, progress)))
                 time.sleep(_POLL_SECONDS)
-        return [*samples, (round(time.monotonic() - started, 2), 0)] if progress else []
+        seconds = round(time.monotonic() - started, 3)
+        return Wait(seconds, [*samples, (seconds, 0)] if progress else [])
 
     def compare(self) -> None:
+        """NoResult when the rows are not equal. Not every engine keeps transactions together, so some may be late."""
+        deadline = time.monotonic() + _COMPARE_SECONDS
+        while different := self._different():
+            if time.monotonic() > deadline:
+                raise NoResult(f"{self.engine.name}: the follower's rows of {different} are not the leader's")
+            time.sleep(1)
+
+    def _different(self) -> str | None:
+        """The first table whose rows are not the leader's everywhere."""
         for (table,) in self.leader.connection.execute(_TABLES).fetchall():
             query = _CONTENTS.format(table).encode()
             wanted = self.leader.connection.execute(query).fetchone()
             if any(follower.execute(query).fetchone() != wanted for follower in self.followers):
-                raise NoResult(f"{self.engine.name}: the follower's rows of {table} are not the leader's")
+                return str(table)
+        return None
 
 
 def _asked(follower: psycopg.Connection, query: str) -> int:
@@ -125,3 +145,18 @@ def staged(name: str, own: Servers, run: str, tables: Callable[[str], None]) -> 
             for dsn in (databases.leader, *databases.followers)
         ]
         yield Stage(engine, Leader(databases.leader, connections[0], own.programs), connections[1:])
+
+
+def take_turns(
+    what: str, engines: Sequence[str], runs: int, failures: list[str], work: Callable[[str, int], None]
+) -> None:
+    """All in each run, another one first each time: who comes later finds the servers warmer."""
+    for run in range(runs):
+        first = run % len(engines)
+        for engine in (*engines[first:], *engines[:first]):
+            PROGRESS.print(f"{what}, run {run + 1} of {runs}: {engine}")
+            try:
+                work(engine, run)
+            except FAILURES as error:
+                failures.append(f"{what}, {engine}, run {run + 1}: {error}")
+                PROGRESS.print(f"  no result: {error}", markup=False)

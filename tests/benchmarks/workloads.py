@@ -4,14 +4,16 @@ take rows that no other one writes."""
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import psycopg
+
+from tests.benchmarks.report import NoResult
 
 TABLE = """
 CREATE TABLE {name} (
@@ -26,6 +28,7 @@ ROWS_A_TRANSACTION = 1_000
 STOCK_ROWS = 1_000_000
 PGBENCH_SCALE = 10
 PGBENCH_CLIENTS = 4
+_PGBENCH_SECONDS = 900
 
 # Where the workloads' keys in `items` begin.
 _SINGLES = 10_000_000
@@ -52,7 +55,7 @@ class Workload:
     name: str
     about: str
     count: int
-    tables: Tables
+    tables: Tables | None
     load: Load
     rows_each: int = 1
     progress: str | None = None
@@ -64,8 +67,8 @@ class Workload:
 
 
 def make_tables(workloads: Iterable[Workload], dsn: str, programs: Path, scale: float) -> None:
-    """Those of the warm-up too."""
-    for tables in dict.fromkeys((items_table, *(workload.tables for workload in workloads))):
+    items_table(dsn)
+    for tables in dict.fromkeys(workload.tables for workload in workloads if workload.tables):
         tables(dsn, programs, scale)
 
 
@@ -76,7 +79,8 @@ def insert_rows(leader: psycopg.Connection, table: str, first: int, count: int, 
     return f"SELECT count(*) FROM {table} WHERE id = {first + count - 1}"
 
 
-def items_table(dsn: str, _programs: Path, _scale: float) -> None:
+def items_table(dsn: str) -> None:
+    """The warm-up's too."""
     with psycopg.connect(dsn) as connection:
         connection.execute(TABLE.format(name="items").encode())
 
@@ -150,6 +154,18 @@ def _tpcb(leader: Leader, count: int) -> str:
     return mark_tpcb(leader.connection)
 
 
+def tpcb_rate(leader: Leader, seconds: int) -> float:
+    """Transactions a second that the leader does for clients who wait for each commit."""
+    told = _pgbench(
+        leader.programs, "--no-vacuum", "--protocol=prepared", f"--client={PGBENCH_CLIENTS}", f"--time={seconds}",
+        leader.dsn,
+    )  # fmt: skip
+    found = re.search(r"^tps = ([\d.]+)", told, re.MULTILINE)
+    if not found:
+        raise NoResult(f"pgbench told no rate: {told}")
+    return float(found[1])
+
+
 def mark_tpcb(leader: psycopg.Connection) -> str:
     """One more transaction, which shows in each of the four tables: not every engine keeps their order."""
     mark = str(time.monotonic_ns())
@@ -165,17 +181,14 @@ def mark_tpcb(leader: psycopg.Connection) -> str:
     return f"SELECT {' AND '.join(shown)} AND EXISTS (SELECT FROM pgbench_history WHERE id = {row[0]})"
 
 
-def pgbench_command(programs: Path, *arguments: str) -> list[str | Path]:
-    return [programs / "pgbench", *arguments]
-
-
-def _pgbench(programs: Path, *arguments: str, **environment: str) -> None:
+def _pgbench(programs: Path, *arguments: str, **environment: str) -> str:
     done = subprocess.run(
-        pgbench_command(programs, *arguments), env={**os.environ, **environment}, capture_output=True, text=True,
-        check=False,
+        [programs / "pgbench", *arguments], env={**os.environ, **environment}, capture_output=True, text=True,
+        check=False, timeout=_PGBENCH_SECONDS,
     )  # fmt: skip
     if done.returncode:
-        raise click.ClickException(f"pgbench failed: {done.stderr.strip()}")
+        raise NoResult(f"pgbench failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _rows_from(first: int) -> str:
@@ -185,11 +198,11 @@ def _rows_from(first: int) -> str:
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("inserts", "1,000 rows a transaction", 300_000, items_table, _inserts, progress=_rows_from(0)),
+        Workload("inserts", "1,000 rows a transaction", 300_000, None, _inserts, progress=_rows_from(0)),
         Workload("updates", "1,000 of a million rows a transaction", 300_000, _stock_table, _updates),
-        Workload("singles", "one inserted row a transaction", 100_000, items_table, _singles,
+        Workload("singles", "one inserted row a transaction", 100_000, None, _singles,
                  progress=_rows_from(_SINGLES + 1)),
-        Workload("big", "all rows inserted in one transaction", 1_000_000, items_table, _one_transaction),
+        Workload("big", "all rows inserted in one transaction", 1_000_000, None, _one_transaction),
         Workload("tpcb", "pgbench's TPC-B, four changes a transaction", 50_000, pgbench_tables, _tpcb, rows_each=4),
         Workload("hot", "one row updated again and again", 100_000, _hot_table, _hot),
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.benchmarks.figures import Spread, counted, percentile, quantiles, schedule
-from tests.benchmarks.report import Sheet
+from tests.benchmarks.latency import summary
+from tests.benchmarks.report import NoResult, Sheet
+from tests.benchmarks.stage import take_turns
 
 
 def test_the_first_of_several_runs_does_not_count():
@@ -45,3 +47,29 @@ def test_a_sheet_is_a_table_in_markdown():
     sheet = Sheet("Rates", ["workload", "cdc"], [["inserts", "10"]])
 
     assert sheet.markdown() == "### Rates\n\n| workload | cdc |\n| --- | ---: |\n| inserts | 10 |\n"
+
+
+def test_latency_counts_from_the_return_of_a_commit_and_beside_it_from_when_it_was_due():
+    due, returned, seen = [1.0, 2.0], [1.001, 2.010], [1.003, 2.009]
+
+    found = summary(due, returned, seen)
+
+    assert found.percentiles[50.0] == 0.0, "the follower showed the second before the client had heard of it"
+    assert found.greatest == 2.0
+    assert found.from_schedule[50.0] == 3.0
+    assert found.late_p99 == 10.0
+
+
+def test_another_engine_is_first_in_each_run_and_one_that_fails_costs_only_its_own():
+    failures: list[str] = []
+    worked: list[tuple[str, int]] = []
+
+    def work(engine: str, run: int) -> None:
+        if (engine, run) == ("native", 1):
+            raise NoResult("it did not catch up")
+        worked.append((engine, run))
+
+    take_turns("drain", ["native", "cdc"], 3, failures, work)
+
+    assert worked == [("native", 0), ("cdc", 0), ("cdc", 1), ("native", 2), ("cdc", 2)]
+    assert failures == ["drain, native, run 2: it did not catch up"]

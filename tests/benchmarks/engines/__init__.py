@@ -14,12 +14,13 @@ from tests.benchmarks.engines.native import Native
 from tests.benchmarks.engines.ours import Ours
 from tests.benchmarks.servers import Databases, Servers
 
-__all__ = ["PEERS", "Engine", "engines_for", "running"]
+__all__ = ["OURS", "PEERS", "Engine", "Ours", "engines_for", "running"]
 
 _ENGINES: dict[str, Callable[[Servers, Databases], Engine]] = {
     kind.name: kind for kind in (Native, Ours, Debezium, Nobody)
 }
 PEERS = (Native.name, Debezium.name)
+OURS = Ours.name
 
 
 def engines_for(peers: tuple[str, ...]) -> tuple[str, ...]:
