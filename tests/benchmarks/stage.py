@@ -1,6 +1,6 @@
 """An engine at work between databases of its own, and a backlog that it drains.
 
-It is held while the leader takes the load, then let go; the clock stops when the followers show the last of it.
+Nothing is sent to it while the leader takes the load; the clock stops when the followers show the last of it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,6 @@ class Stage:
             self.drain(half, partial(insert_rows, self.leader.connection, "items", first, half, ROWS_A_TRANSACTION))
 
     def drain(self, rows: int, load: Callable[[], str], progress: str | None = None) -> Drained:
-        # Asked before: one that is held connects to nothing.
         daemons = self.engine.daemons()
         working = {**daemons, **self.engine.helpers()}
         with self.engine.held():

@@ -1,4 +1,4 @@
-"""What the leader does while the engines are held. Each workload can run alone: its tables are its own, or only
+"""What the leader does before an engine gets it. Each workload can run alone: its tables are its own, or only
 take rows that no other one writes."""
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ WORKLOADS = {
         Workload("singles", "one inserted row a transaction", 100_000, None, _singles,
                  progress=_rows_from(_SINGLES + 1)),
         Workload("big", "all rows inserted in one transaction", 1_000_000, None, _one_transaction),
-        Workload("tpcb", "pgbench's TPC-B, four changes a transaction", 50_000, pgbench_tables, _tpcb, rows_each=4),
+        Workload("tpcb", "pgbench's TPC-B, four changes a transaction", 25_000, pgbench_tables, _tpcb, rows_each=4),
         Workload("hot", "one row updated again and again", 100_000, _hot_table, _hot),
     )
 }  # fmt: skip

@@ -11,8 +11,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -77,8 +76,7 @@ _BACKENDS = "SELECT pid FROM pg_stat_activity WHERE datname = '{name}' AND appli
 
 
 class Debezium(Engine):
-    """A Kafka Connect of its own in each run. It is held by a pause of the source: what it reads into its queue
-    meanwhile (up to `max.queue.size` rows) it has read before the clock starts."""
+    """A Kafka Connect of its own in each run."""
 
     name = "debezium"
     warm_up_rows = 400_000
@@ -163,15 +161,6 @@ class Debezium(Engine):
             "backend": processes.find(self.databases.followers[0], _BACKENDS.format(name=self.databases.name)),
             **self.servers.broker(),
         }
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        self._ask("PUT", "/connectors/source/pause")
-        self._until_state("source", "PAUSED")
-        try:
-            yield
-        finally:
-            self._ask("PUT", "/connectors/source/resume")
 
     def log_bytes(self) -> int | None:
         return self.servers.log_bytes(f"{self.databases.name}.")

@@ -37,13 +37,20 @@ class Engine(ABC):
 
     @abstractmethod
     def helpers(self) -> Processes:
-        """Processes of the servers that work for it."""
+        """Processes of the servers that work for it: `walsender` and others."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """It does nothing while the `with` lasts."""
-        with processes.held(pid for pids in self.daemons().values() for pid in pids):
+        """Nothing is sent to it while the `with` lasts.
+
+        The leader's walsenders are held and not the engine: that one would find its clocks wrong, or go on
+        reading into its queues.
+        """
+        walsenders = self.helpers()["walsender"]
+        with processes.held(walsenders):
             yield
+            if self.helpers()["walsender"] != walsenders:
+                raise NoResult(f"{self.name} connected anew while it was held: the load took too long")
 
     def log_bytes(self) -> int | None:
         """What Kafka holds of it; None when there is nothing in Kafka, or it cannot be seen."""
