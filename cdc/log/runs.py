@@ -16,6 +16,8 @@ from cdc.events.net_effect import Row
 
 _LSN, _NUMBER, _SEQ = b'"lsn":', b'"total_order":', b'"seq":'
 _BEFORE_ROW, _AFTER_ROW = b'},"before":null,"after":{', b'},"cdc":{'
+_ZERO = ord("0")
+"""JSON knows no number that begins with it, but for the number zero."""
 _BETWEEN_ROWS = b"},\n{"
 """No string of JSON goes on over the end of a line, so that no row can reach into the next one."""
 _ROWS_AT_ONCE_BYTES = 2**18
@@ -84,6 +86,7 @@ class Run:
                 value.startswith(before_row, at)
                 and value.endswith(after_row)
                 and value[after_head:at].isdigit()
+                and (value[after_head] != _ZERO or at == after_head + 1)
                 and at + len(before_row) + len(after_row) <= len(value)
             ):
                 break

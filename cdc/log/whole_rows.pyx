@@ -139,7 +139,7 @@ cdef class WholeRows:
                   bytes insert_head not None, bytes update_head not None, bytes tail not None):
         """`key_head` stands before the object of the key's columns, and is all of it where there are none."""
         self._columns, self._key_columns = len(names), len(key_columns)
-        self._before_value = [(b"," if n else b"{") + orjson.dumps(name) + b":" for n, name in enumerate(names)]
+        self._before_value = [(b"," if n else b"") + orjson.dumps(name) + b":" for n, name in enumerate(names)]
         self._before_key = [(b"," if n else key_head + b"{") + orjson.dumps(name) + b":"
                             for n, name in enumerate(key_columns)]
         self._keyless = key_head
@@ -212,6 +212,8 @@ cdef class WholeRows:
                 raise MemoryError
             self._room = length
         out = self._row
+        out[0] = b"{"
+        out += 1
         for column in range(self._columns):
             out = _put(out, <bytes> PyList_GET_ITEM(self._before_value, column))
             self._value_at[column] = <uint32_t> (out - self._row)

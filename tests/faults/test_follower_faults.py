@@ -107,8 +107,11 @@ def test_a_postmaster_that_is_killed_in_the_middle_of_a_batch_leaves_no_part_of_
     dsn = pipeline.followers[FOLLOWER]
     with under_load(pipeline):
         with suppress(psycopg.OperationalError), psycopg.connect(dsn, options=WRITABLE) as keeper:
-            keeper.execute("SELECT FROM counter FOR UPDATE")
             before = pipeline.position()
+            # The applier commits asynchronously (decision 0007): this commit flushes what it had committed before.
+            keeper.execute("SELECT pg_current_xact_id()")
+            keeper.commit()
+            keeper.execute("SELECT FROM counter FOR UPDATE")
             # More than one piece: its ledger rows are written when the applier comes to the locked counter.
             pipeline.transact(
                 "INSERT INTO account SELECT i, 0, 'new' FROM generate_series(1000, 12000) i",

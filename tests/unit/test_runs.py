@@ -89,6 +89,7 @@ OTHERS: dict[str, bytes | None] = {
     "nothing": None,
     "empty": b"",
     "cut": inserts(ROW, ROW)[-1][:-5],
+    "no number": inserts(ROW, ROW)[-1].replace(b'"lsn":', b'"lsn":0'),
     "two": inserts(ROW, ROW)[-1] * 2,
 }
 

@@ -99,6 +99,14 @@ def test_every_character_below_the_surrogates_and_some_above():
     assert records_of(frames, compiled=True) == records_of(frames, compiled=False)
 
 
+def test_rows_of_a_table_without_columns(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(SHAPES, "no column", [])
+    frames = frames_of("no column", [[wire.insert(TABLE, [])] * 3])
+    records = records_of(frames, compiled=True)
+    assert records == records_of(frames, compiled=False)
+    assert str(records).count('"before":null,"after":{},') == 3
+
+
 def test_whole_rows_of_one_relation_are_taken_together():
     inner = [wire.insert(TABLE, ["1", "a", "b"]), wire.update(TABLE, ["1", None, "b"])]
     strange = wire.update(TABLE, ["1", wire.UNCHANGED, "b"])
