@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-MODULE = "cdc.log.whole_rows"
+MODULES = ("cdc.log.whole_rows", "cdc.log.run_lines")
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -23,10 +23,10 @@ class CompileHook(BuildHookInterface[Any]):
         try:
             built = compile_into(Path(self.root), self._scratch)
         except Exception as error:  # whatever a compiler that is missing or broken may raise
-            self.app.display_warning(f"{MODULE} is not compiled, capture will be slower: {error}")
+            self.app.display_warning(f"{' and '.join(MODULES)} are not compiled, daemons will be slower: {error}")
             return
         if version != "editable":
-            build_data["force_include"][str(built)] = f"cdc/log/{built.name}"
+            build_data["force_include"] |= {str(module): f"cdc/log/{module.name}" for module in built}
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
 
@@ -35,22 +35,25 @@ class CompileHook(BuildHookInterface[Any]):
             shutil.rmtree(self._scratch)
 
 
-def compile_into(root: Path, folder: Path | None) -> Path:
-    """The compiled module, made in `folder`, or beside its source."""
+def compile_into(root: Path, folder: Path | None) -> list[Path]:
+    """The compiled modules, made in `folder`, or beside their sources."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
-    source = root.joinpath(*MODULE.split(".")).with_suffix(".pyx")
+    sources = [root.joinpath(*name.split(".")).with_suffix(".pyx") for name in MODULES]
     with tempfile.TemporaryDirectory() as scratch:
-        extension = Extension(MODULE, [str(source)], extra_compile_args=["-O3"])
-        distribution = Distribution({"ext_modules": cythonize([extension], build_dir=scratch, quiet=True)})
-        command = distribution.get_command_obj("build_ext")
+        extensions = [
+            Extension(name, [str(source)], extra_compile_args=["-O3"])
+            for name, source in zip(MODULES, sources, strict=True)
+        ]
+        made = cythonize(extensions, build_dir=scratch, include_path=[str(root)], quiet=True)
+        command = Distribution({"ext_modules": made}).get_command_obj("build_ext")
         command.build_temp, command.build_lib = scratch, scratch  # type: ignore[attr-defined]
         command.ensure_finalized()
         command.run()
-        built = Path(command.get_outputs()[0])
-        return Path(shutil.move(built, (folder or source.parent) / built.name))
+        built = [Path(output) for output in command.get_outputs()]
+        return [Path(shutil.move(path, (folder or sources[0].parent) / path.name)) for path in built]
 
 
 if __name__ == "__main__":
-    print(compile_into(Path(__file__).parents[1], None), file=sys.stderr)
+    print(*compile_into(Path(__file__).parents[1], None), sep="\n", file=sys.stderr)

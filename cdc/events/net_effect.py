@@ -11,14 +11,38 @@ deletes run before inserts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Row: TypeAlias = dict[str, str | None]
 Change: TypeAlias = tuple[str, str, Row | None, Row | None, bool, int, int, int]
 """(op, fingerprint of the table's shape, before, after, whether columns are unchanged and absent, commit LSN, seq,
 offset in the log)"""
+Line: TypeAlias = bytes
+"""A row as a line of COPY (PostgreSQL manual, COPY, "Text Format"): all columns in the order of the table's shape."""
+
+
+class Alike(NamedTuple):
+    """Several inserts, or updates of whole rows that name no old one, of one table in one transaction, as lines."""
+
+    op: str
+    fingerprint: str
+    lines: list[Line]
+    keys: list[Any]
+    """What `KeyOf` would return of each; empty when the table's changes do not collapse."""
+    changes: Callable[[], list[Change]]
+    """The same one by one."""
+
+
+def one_by_one(items: Iterable[Change | Alike]) -> Iterator[Change]:
+    for item in items:
+        if isinstance(item, Alike):
+            yield from item.changes()
+        else:
+            yield item
+
+
 KeyOf: TypeAlias = Callable[[Any], Any]
 """operator.itemgetter of the key columns"""
 
@@ -35,11 +59,22 @@ class NetEffect:
     """To be applied in this order: deletes, updates, inserts. Updates are grouped by the columns they set."""
 
     deletes: list[Any] = field(default_factory=list)
-    updates: dict[tuple[str, ...], list[Row]] = field(default_factory=dict)
-    inserts: list[Row] = field(default_factory=list)
+    updates: dict[tuple[str, ...], list[Row | Line]] = field(default_factory=dict)
+    inserts: list[Row | Line] = field(default_factory=list)
 
 
-def collapse(changes: Sequence[Change], key_of: KeyOf, columns: tuple[str, ...]) -> NetEffect:
+def inserts_only(changes: Iterable[Change | Alike]) -> NetEffect:
+    """Net effect of `changes` that are all inserts."""
+    rows: list[Row | Line] = []
+    for change in changes:
+        if isinstance(change, Alike):
+            rows += change.lines
+        elif change[3] is not None:
+            rows.append(change[3])
+    return NetEffect(inserts=rows)
+
+
+def collapse(changes: Sequence[Change | Alike], key_of: KeyOf, columns: tuple[str, ...]) -> NetEffect:
     """Net effect of `changes`, all of one table shape with `columns`, in source order.
 
     `deletes` holds what `key_of` returns for each row. Raises NotCollapsible when a change does not
@@ -48,11 +83,10 @@ def collapse(changes: Sequence[Change], key_of: KeyOf, columns: tuple[str, ...])
     """
     net: dict[Any, tuple[int, Row]] = {}
     try:
-        if all(change[0] == "u" and change[2] is None and not change[4] for change in changes):
-            # Of whole rows that stay where they are, the last of each is all there is to it.
-            newest: dict[Any, Row] = {key_of(change[3]): change[3] for change in changes}  # type: ignore[misc]
-            return NetEffect(updates={columns: [*newest.values()]}) if newest else NetEffect()
-        for op, _, before, after, partial, _, _, _ in changes:
+        if all(_keeps_its_place(change) for change in changes):
+            newest = _newest(changes, key_of)
+            return NetEffect(updates={columns: newest}) if newest else NetEffect()
+        for op, _, before, after, partial, _, _, _ in one_by_one(changes):
             if op == "c":
                 _insert(net, key_of(after), after)  # type: ignore[arg-type]
             elif op == "d":
@@ -62,6 +96,22 @@ def collapse(changes: Sequence[Change], key_of: KeyOf, columns: tuple[str, ...])
     except KeyError as error:
         raise NotCollapsible from error
     return _grouped(net, columns)
+
+
+def _keeps_its_place(change: Change | Alike) -> bool:
+    """Whether it is an update of a whole row that stays where it is, or several."""
+    return change[0] == "u" and (isinstance(change, Alike) or (change[2] is None and not change[4]))
+
+
+def _newest(changes: Sequence[Change | Alike], key_of: KeyOf) -> list[Row | Line]:
+    """Of whole rows that stay where they are, the last of each is all there is to it."""
+    newest: dict[Any, Row | Line] = {}
+    for change in changes:
+        if isinstance(change, Alike):
+            newest.update(zip(change.keys, change.lines, strict=True))
+        else:
+            newest[key_of(change[3])] = change[3]  # type: ignore[assignment]
+    return [*newest.values()]
 
 
 def _insert(net: dict[Any, tuple[int, Row]], key: Any, row: Row) -> None:

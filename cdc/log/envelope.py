@@ -15,15 +15,8 @@ import orjson
 
 from cdc.errors import ProtocolError
 from cdc.events.table import TableId, TableSchema
+from cdc.log.compiled import WholeRows
 from cdc.protocol.pgoutput import OLD_KEY, OLD_ROW, Row
-
-try:
-    from cdc.log.whole_rows import WholeRows
-except ImportError:  # built without a C compiler, or not built
-    WholeRows = None  # type: ignore[assignment, misc]
-
-IS_COMPILED = WholeRows is not None
-"""Whether whole rows go the short way (cdc/log/whole_rows.pyx)."""
 
 Record = tuple[bytes | None, bytes]
 """Key and value."""

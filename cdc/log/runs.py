@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from cdc.events.net_effect import Row
+from cdc.log.compiled import RunLines
 
 _LSN, _NUMBER, _SEQ = b'"lsn":', b'"total_order":', b'"seq":'
 _BEFORE_ROW, _AFTER_ROW = b'},"before":null,"after":{', b'},"cdc":{'
@@ -29,8 +30,15 @@ class Run:
 
     __slots__ = ("_end", "_head", "_middle", "commit_lsn", "fingerprint", "names", "op")
 
-    def __init__(self, event: dict[str, Any], names: tuple[str, ...], head: bytes, middle: bytes, end: bytes) -> None:
-        """`head` stands before the LSN, `middle` before the row and `end` after it, with %d where the number is."""
+    def __init__(
+        self,
+        event: dict[str, Any],
+        names: tuple[str, ...],
+        head: bytes,
+        middle: tuple[bytes, bytes],
+        end: tuple[bytes, bytes],
+    ) -> None:
+        """`head` stands before the LSN, `middle` before the row and `end` after it, before and after the number."""
         self.op: str = event["op"]
         self.fingerprint: str = event["cdc"]["rel"]
         self.commit_lsn: int = event["cdc"]["commit_lsn"]
@@ -51,14 +59,14 @@ class Run:
             after_seq = value.index(b",", seq)
         except ValueError:
             return None
-        middle = _with_number(value[after_lsn:number], value[after_number : after_number + len(_BEFORE_ROW)])
-        run = cls(event, names, value[:lsn], middle, _with_number(value[after_row:seq], value[after_seq:]))
+        middle = value[after_lsn:number], value[after_number : after_number + len(_BEFORE_ROW)]
+        run = cls(event, names, value[:lsn], middle, (value[after_row:seq], value[after_seq:]))
         return run if run._would_be(event) else None
 
     def _would_be(self, event: dict[str, Any]) -> bool:
         """Whether the three places are those of which JSON's rules make LSN, number and row."""
         try:
-            other = orjson.loads(self._head + b"1" + self._middle % 0 + self._end % 0)
+            other = orjson.loads(self._head + b"1" + b"0".join(self._middle) + b"0".join(self._end))
             source, transaction, cdc = other["source"], other["transaction"], other["cdc"]
             if (source["lsn"], transaction["total_order"], cdc["seq"], other["after"]) != (1, 0, 0, {}):
                 return False
@@ -68,11 +76,15 @@ class Run:
             return False
         return bool(other == event)
 
+    def lines(self, key: tuple[str, ...]) -> RunLines | None:
+        """What reads the rows as lines of COPY, with the values of these columns; None where it is not compiled."""
+        return None if RunLines is None else RunLines(self._head, self._middle, self._end, self.names, key)
+
     def rows(self, values: Iterable[bytes | None], seq: int) -> tuple[list[Row], int]:
         """The rows of the first `values` that go on with this run, numbered from `seq` on, and their values' size; of
         many, only some. None at all when one of them is not what it must be: who reads them one by one finds out which.
         """
-        head, middle, end = self._head, self._middle, self._end
+        head, middle, end = self._head, _with_number(*self._middle), _with_number(*self._end)
         after_head = len(head)
         texts = []
         size = 0

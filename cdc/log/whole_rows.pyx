@@ -16,19 +16,17 @@ from libc.string cimport memcmp, memcpy
 
 import orjson
 
+from cdc.log.json_bytes cimport BACKSLASH, DIGITS, QUOTE, is_plain, put_number
+
 ctypedef const unsigned char* Bytes
 
 cdef enum:
     HEADER = 25  # of a frame of WAL data, as in cdc/protocol/frames.py
     LARGEST_FRAME = 1 << 16
     WORST_ESCAPE = 6  # bytes for one: \u001f
-    DIGITS = 20  # of the largest number of 64 bits
 
 cdef char* _HEX = b"0123456789abcdef"
 cdef bytes _ROW = b'},"before":null,"after":'
-
-cdef uint64_t _EACH = 0x0101010101010101
-cdef uint64_t _HIGH = 0x8080808080808080
 
 
 cdef inline uint32_t _uint32(Bytes at) noexcept nogil:
@@ -45,29 +43,6 @@ cdef inline char* _put(char* out, bytes piece) noexcept:
     return out + size
 
 
-cdef inline char* _put_number(char* out, uint64_t number) noexcept nogil:
-    cdef char digits[DIGITS]
-    cdef int at = DIGITS
-    while True:
-        at -= 1
-        digits[at] = <char> (48 + number % 10)
-        number //= 10
-        if not number:
-            break
-    memcpy(out, &digits[at], DIGITS - at)
-    return out + DIGITS - at
-
-
-cdef inline bint _plain(uint64_t word) noexcept nogil:
-    """Whether each of eight bytes is ASCII and stands for itself in a string of JSON."""
-    cdef uint64_t quote = word ^ (_EACH * 0x22)
-    cdef uint64_t backslash = word ^ (_EACH * 0x5C)
-    return not (
-        (word | ((quote - _EACH) & ~quote) | ((backslash - _EACH) & ~backslash) | ((word - _EACH * 0x20) & ~word))
-        & _HIGH
-    )
-
-
 cdef char* _put_text(char* out, Bytes text, Py_ssize_t size) except? NULL:
     """Text as a string of JSON, as orjson writes it. Raises UnicodeDecodeError."""
     cdef Bytes end = text + size
@@ -80,20 +55,20 @@ cdef char* _put_text(char* out, Bytes text, Py_ssize_t size) except? NULL:
     while text < end:
         if end - text >= 8:
             memcpy(&word, text, 8)
-            if _plain(word):
+            if is_plain(word):
                 memcpy(out, &word, 8)
                 out += 8
                 text += 8
                 continue
         byte = text[0]
         text += 1
-        if byte >= 0x20 and byte != 0x22 and byte != 0x5C:
+        if byte >= 0x20 and byte != QUOTE and byte != BACKSLASH:
             ascii &= byte < 0x80
             out[0] = byte
             out += 1
             continue
-        out[0] = 0x5C
-        if byte == 0x22 or byte == 0x5C:
+        out[0] = BACKSLASH
+        if byte == QUOTE or byte == BACKSLASH:
             out[1] = byte
         elif byte == 8:
             out[1] = b"b"
@@ -267,8 +242,8 @@ cdef class WholeRows:
     cdef bytes _value(self, bytes head, uint64_t lsn, bytes times, bytes chain, uint64_t seq, Py_ssize_t row_size):
         cdef char lsn_digits[DIGITS]
         cdef char seq_digits[DIGITS]
-        cdef Py_ssize_t lsn_size = _put_number(lsn_digits, lsn) - lsn_digits
-        cdef Py_ssize_t seq_size = _put_number(seq_digits, seq) - seq_digits
+        cdef Py_ssize_t lsn_size = put_number(lsn_digits, lsn)
+        cdef Py_ssize_t seq_size = put_number(seq_digits, seq)
         cdef bytes value = PyBytes_FromStringAndSize(
             NULL,
             PyBytes_GET_SIZE(head) + lsn_size + PyBytes_GET_SIZE(times) + seq_size + PyBytes_GET_SIZE(_ROW) + row_size

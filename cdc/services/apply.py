@@ -16,11 +16,10 @@ import gc
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from itertools import count, islice
-from operator import itemgetter, methodcaller
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, NoReturn
 
 import structlog
@@ -36,10 +35,19 @@ from cdc.errors import (
     RetryableError,
     TerminalError,
 )
-from cdc.events.net_effect import Change, NetEffect, NotCollapsible, collapse
+from cdc.events.net_effect import (
+    Alike,
+    Change,
+    NetEffect,
+    NotCollapsible,
+    collapse,
+    inserts_only,
+    one_by_one,
+)
 from cdc.events.position import Position, TransactionName
 from cdc.events.table import TableId, TableSchema
 from cdc.log.chain import Chain, Verdict
+from cdc.log.compiled import HOW_ROWS_PASS, RunLines
 from cdc.log.parts import PartJoiner
 from cdc.log.records import (
     MalformedError,
@@ -65,6 +73,7 @@ from cdc.retry import at_most_every, run_with_retries
 from cdc.services.health import Health
 from cdc.services.lag import removal_is_near
 from cdc.services.meters import ApplyMeter
+from cdc.services.window import Item, Window, lines_of
 from cdc.stop import StopToken
 
 log = structlog.get_logger(__name__)
@@ -101,38 +110,6 @@ class ApplyLimits:
     rows: int = 10_000
     bytes: int = 8 * 2**20
     fetch: int = 2_000
-
-
-@dataclass
-class Window:
-    """Accepted changes that are not in the follower yet, and where the last complete transaction ends in them."""
-
-    items: list[Change | Truncation] = field(default_factory=list)
-    size: int = 0
-    complete: int = 0
-    complete_size: int = 0
-    position: Position | None = None
-
-    def close_transaction(self, position: Position) -> None:
-        self.complete, self.complete_size, self.position = len(self.items), self.size, position
-
-    def take_complete(self) -> list[Change | Truncation]:
-        """The changes of the complete transactions; what is left belongs to an unfinished one."""
-        taken = self.items[: self.complete]
-        del self.items[: self.complete]
-        self.size -= self.complete_size
-        self.complete = self.complete_size = 0
-        self.position = None
-        return taken
-
-    def drop_unfinished(self) -> None:
-        """Forget the changes of a transaction that will never be complete."""
-        del self.items[self.complete :]
-        self.size = self.complete_size
-
-    def take_all(self) -> list[Change | Truncation]:
-        taken, self.items, self.size = self.items, [], 0
-        return taken
 
 
 class ApplyService:
@@ -185,7 +162,7 @@ class ApplyService:
                 position = self._await_follower(stop)
                 if position is None:
                     return
-                log.info("applying", position=str(position), offset=position.next_offset)
+                log.info("applying", position=str(position), offset=position.next_offset, rows=HOW_ROWS_PASS)
                 self._meter.begin(position)
                 session = ApplySession(
                     reader, self._target, self._limits, self._node, position, self._careful_until, self._meter,
@@ -227,9 +204,6 @@ class ApplyService:
                 return None
             position = self._target.open()
         return position
-
-
-_value_of = methodcaller("value")
 
 
 class _SingleOutError(Exception):
@@ -283,6 +257,7 @@ class ApplySession:
         self._look_again_at = 0.0
         self._hint_in_doubt = True
         self._run: Run | None = None
+        self._run_lines: RunLines | None = None
         self._kind: tuple[str, str, int] | None = None
         self._alike = 0
         self._in_pieces = False
@@ -331,14 +306,15 @@ class ApplySession:
             self._flush_what_is_complete()
             raise
         window = self._window
-        full = len(window.items) >= self._limits.rows or window.size >= self._limits.bytes
+        full = window.changes >= self._limits.rows or window.size >= self._limits.bytes
         if window.position is not None and (full or len(records) < self._limits.fetch):
             self._flush_complete(window.position)
             return True
         if full:
             self._in_pieces = True
-            self._piece_changes += len(window.items)
-            self._apply_piece(window.take_all())
+            items, changes = window.take_all()
+            self._piece_changes += changes
+            self._apply_piece(items)
         return False
 
     def follow_to(self, name: TransactionName) -> None:
@@ -422,16 +398,9 @@ class ApplySession:
 
     def _gather_run(self, run: Run, records: Sequence[LogRecord], at: int) -> int:
         """How many records from `at` on go on with the run; they are in the window then."""
-        first = self._chain.seq + 1
-        rows, size = run.rows(map(_value_of, islice(records, at, None)), first)
-        op, fingerprint, commit_lsn = run.op, run.fingerprint, run.commit_lsn
-        self._window.items += [
-            (op, fingerprint, None, row, False, commit_lsn, seq, record.offset() or 0)
-            for seq, row, record in zip(count(first), rows, islice(records, at, None), strict=False)
-        ]
-        self._window.size += size
-        self._chain.go_on(len(rows))
-        return len(rows)
+        taken = self._window.add_run(run, self._run_lines, records[at:], self._chain.seq + 1)
+        self._chain.go_on(taken)
+        return taken
 
     def _accept(self, message: LogRecord) -> bool:
         """False when the records after this one are not to be looked at, because the reader was moved."""
@@ -507,7 +476,7 @@ class ApplySession:
                 kept = tuple(t for t in statement.tables if not self._is_before(self._copied_ahead(t), meta))
                 if kept:
                     spares = len(kept) < len(statement.tables)
-                    window.items.append(replace(statement, tables=kept, spares_others=spares))
+                    window.add(replace(statement, tables=kept, spares_others=spares))
             return
         if op not in _ROW_OPERATIONS:
             raise MalformedError("an operation that this version does not know")
@@ -518,12 +487,12 @@ class ApplySession:
                 return
             names = self._make_plan(fingerprint)
         before, after = event["before"], event["after"]
-        partial = "unchanged" in meta
-        if before is not None or op == "d" or partial or type(after) is not dict or tuple(after) != names:
+        is_partial = "unchanged" in meta
+        if before is not None or op == "d" or is_partial or type(after) is not dict or tuple(after) != names:
             check_row(self._plans[fingerprint].schema, event, meta.get("unchanged"))
         elif "last" not in meta:
             self._look_for_run(event, meta, value, names)
-        window.items.append((op, fingerprint, before, after, partial, meta["commit_lsn"], meta["seq"], offset))
+        window.add((op, fingerprint, before, after, is_partial, meta["commit_lsn"], meta["seq"], offset))
 
     def _look_for_run(self, event: dict[str, Any], meta: dict[str, Any], value: bytes, names: tuple[str, ...]) -> None:
         kind = (event["op"], meta["rel"], meta["commit_lsn"])
@@ -531,6 +500,7 @@ class ApplySession:
         self._kind = kind
         if self._alike >= ALIKE_BEFORE_RUN:
             self._run, self._alike = Run.of(value, event, names), 0
+            self._run_lines = None if self._run is None else lines_of(self._run, self._plans[self._run.fingerprint])
 
     def _note_sequences(self, content: Any, offset: int) -> None:
         try:
@@ -566,9 +536,9 @@ class ApplySession:
     # applying
 
     def _flush_complete(self, position: Position) -> None:
-        changes, size = self._window.complete + self._piece_changes, self._window.complete_size
+        items, changes, size = self._window.take_complete()
         try:
-            self._apply(self._window.take_complete())
+            self._apply(items)
             if self._sequences:
                 self._target.store_sequences(self._sequences)
                 self._sequences = {}
@@ -582,14 +552,14 @@ class ApplySession:
         except (TerminalError, BlockedError) as error:
             self._single_out(error, position.name)
         self.position = position
+        self._meter.committed(position, changes + self._piece_changes, size)
         self._piece_changes = 0
-        self._meter.committed(position, changes, size)
         failpoints.hit(failpoints.APPLY_AFTER_COMMIT)
         self._new_schemas.clear()
         if self.careful_until is not None and position.name >= self.careful_until:
             self.careful_until = None
 
-    def _apply_piece(self, items: list[Change | Truncation]) -> None:
+    def _apply_piece(self, items: list[Item]) -> None:
         """Of the one transaction that is open: all before it is committed."""
         try:
             self._apply(items)
@@ -617,7 +587,7 @@ class ApplySession:
         )
         return DivergenceError(error.what, remedy, where, key=getattr(error, "key", ""))
 
-    def _apply(self, items: list[Change | Truncation]) -> None:
+    def _apply(self, items: list[Item]) -> None:
         if self.careful_until is not None or self._stop_at is not None:
             self._target.wait_for_locks()
         try:
@@ -631,9 +601,9 @@ class ApplySession:
             _check_all_texts(items)
             raise
 
-    def _segments(self, items: list[Change | Truncation]) -> Iterator[list[Change] | Truncation]:
+    def _segments(self, items: list[Item]) -> Iterator[list[Change | Alike] | Truncation]:
         """Runs of changes in which the order between tables does not matter and each table has one shape."""
-        run: list[Change] = []
+        run: list[Change | Alike] = []
         shapes: dict[str, TableId] = {}
         for item in items:
             if isinstance(item, Truncation):
@@ -652,18 +622,18 @@ class ApplySession:
         if run:
             yield run
 
-    def _apply_segment(self, changes: list[Change]) -> None:
-        if len(changes) <= SMALL_SEGMENT:
+    def _apply_segment(self, changes: list[Change | Alike]) -> None:
+        if _is_small(changes):
             self._in_order(changes)
             return
         self._target.savepoint()
         if not self._as_sets(changes):
-            log.info("a set did not meet exactly its rows, replaying one by one", changes=len(changes))
+            log.info("a set did not meet exactly its rows, replaying one by one", changes=_count(changes))
             self._target.back_to_savepoint()
             self._in_order(changes)
 
-    def _as_sets(self, changes: list[Change]) -> bool:
-        by_shape: dict[str, list[Change]] = {}
+    def _as_sets(self, changes: list[Change | Alike]) -> bool:
+        by_shape: dict[str, list[Change | Alike]] = {}
         for change in changes:
             by_shape.setdefault(change[1], []).append(change)
         for fingerprint, own in by_shape.items():
@@ -675,16 +645,25 @@ class ApplySession:
                 return False
         return True
 
-    def _in_order(self, changes: Sequence[Change]) -> None:
+    def _in_order(self, items: Sequence[Change | Alike]) -> None:
+        changes = [*one_by_one(items)]
         _check_all_texts(changes)
         plans = self._plans
         self._target.apply_in_order([(plans[change[1]], change) for change in changes])
 
 
-def _check_all_texts(items: Sequence[Change | Truncation]) -> None:
+def _count(changes: Iterable[Change | Alike]) -> int:
+    return sum(len(change.lines) if isinstance(change, Alike) else 1 for change in changes)
+
+
+def _is_small(changes: Sequence[Change | Alike]) -> bool:
+    return len(changes) <= SMALL_SEGMENT and _count(changes) <= SMALL_SEGMENT
+
+
+def _check_all_texts(items: Iterable[Item]) -> None:
     """Raises LogError for the first change with a value that is not text."""
     for item in items:
-        if not isinstance(item, Truncation):
+        if not isinstance(item, Truncation | Alike):
             try:
                 check_texts(item[2])
                 check_texts(item[3])
@@ -692,12 +671,12 @@ def _check_all_texts(items: Sequence[Change | Truncation]) -> None:
                 raise unfit(item[7], error) from error
 
 
-def _net_effect(plan: TablePlan, changes: list[Change]) -> NetEffect | None:
+def _net_effect(plan: TablePlan, changes: list[Change | Alike]) -> NetEffect | None:
     """What `changes` of one table come to, or None where only source order is provably right."""
     if plan.one_by_one:
         return None
     if all(change[0] == "c" for change in changes):
-        return NetEffect(inserts=[change[3] for change in changes if change[3] is not None])
+        return inserts_only(changes)
     if not plan.collapsible:
         return None
     try:

@@ -30,7 +30,8 @@ from cdc.capture_ports import (
 )
 from cdc.errors import CdcError, CheckError, FencedError, LogError, RetryableError, TerminalError
 from cdc.events.assembler import Assembler, Resume
-from cdc.log.envelope import IS_COMPILED, Envelope, finisher
+from cdc.log.compiled import HOW_ROWS_PASS
+from cdc.log.envelope import Envelope, finisher
 from cdc.log.tail import LogTail
 from cdc.memory import GIVE_BACK_SECONDS, give_back
 from cdc.protocol.lsn import Lsn
@@ -176,7 +177,7 @@ class CaptureService:
                 topic=self._settings.topic,
                 epoch=identity.epoch,
                 lsn=str(tail.end_lsn),
-                rows="compiled" if IS_COMPILED else "interpreted, which is slower: install where a C compiler is",
+                rows=HOW_ROWS_PASS,
             )
             cleanup.enter_context(guardian)
             session = CaptureSession(

@@ -1,12 +1,13 @@
 """The net effect of a window equals serial replay, or is refused."""
 
+from itertools import groupby
 from operator import itemgetter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.events.net_effect import Change, NetEffect, NotCollapsible, Row, collapse
+from cdc.events.net_effect import Alike, Change, Line, NetEffect, NotCollapsible, Row, collapse, inserts_only
 
 COLUMNS = ("id", "a", "b")
 Table = dict[str, Row]
@@ -51,6 +52,37 @@ def test_an_unchanged_toast_column_keeps_what_the_window_knows():
     assert effect.updates == {COLUMNS: [{"id": "1", "a": "y", "b": "old"}]}
 
 
+def line_of(row: Row) -> Line:
+    return "\t".join(str(row[name]) for name in COLUMNS).encode() + b"\n"
+
+
+def row_of(row: Row | Line) -> Row:
+    return dict(zip(COLUMNS, row.decode()[:-1].split("\t"), strict=True)) if isinstance(row, bytes) else row
+
+
+def alike(*changes: Change) -> Alike:
+    rows = [change[3] for change in changes if change[3] is not None]
+    lines, keys = [line_of(row) for row in rows], [row["id"] for row in rows]
+    return Alike(changes[0][0], "shape", lines, keys, lambda: [*changes])
+
+
+def test_of_updates_that_came_as_lines_the_last_of_each_row_counts():
+    def update(key: str, a: str) -> Change:
+        return change("u", None, {"id": key, "a": a, "b": "b"})
+
+    effect = collapse(
+        [update("1", "first"), alike(update("1", "x"), update("2", "y"), update("1", "z")), update("2", "last")],
+        itemgetter("id"), COLUMNS,
+    )  # fmt: skip
+    assert effect == NetEffect(updates={COLUMNS: [b"1\tz\tb\n", {"id": "2", "a": "last", "b": "b"}]})
+
+
+def test_inserts_that_came_as_lines_stay_lines():
+    assert inserts_only([insert("1"), alike(insert("2"), insert("3"))]) == NetEffect(
+        inserts=[{"id": "1", "a": "a", "b": "b"}, b"2\ta\tb\n", b"3\ta\tb\n"]
+    )
+
+
 def test_keys_that_move_in_a_ring():
     def move(old: str, new: str) -> Change:
         return change("u", {"id": old}, {"id": new, "a": f"was {old}", "b": "b"})
@@ -58,7 +90,7 @@ def test_keys_that_move_in_a_ring():
     effect = net(move("1", "9"), move("2", "1"), move("9", "2"))
     assert not effect.deletes
     assert not effect.inserts
-    assert {row["id"]: row["a"] for row in effect.updates[COLUMNS]} == {"1": "was 2", "2": "was 9"}
+    assert {row["id"]: row["a"] for row in map(row_of, effect.updates[COLUMNS])} == {"1": "was 2", "2": "was 9"}
 
 
 @pytest.mark.parametrize(
@@ -107,22 +139,35 @@ def _apply(rows: Table, effect: NetEffect) -> None:
     for key in effect.deletes:
         del rows[key]
     for names, updated in effect.updates.items():
-        for row in updated:
+        for row in map(row_of, updated):
             assert row["id"] is not None
             rows[row["id"]].update({name: row[name] for name in names})
-    for row in effect.inserts:
+    for row in map(row_of, effect.inserts):
         assert row["id"] is not None
         assert row["id"] not in rows
         rows[row["id"]] = row
 
 
-@given(st.sets(_KEYS), _STEPS)
-def test_net_effect_equals_serial_replay(existing: set[str], steps: list[tuple[str, str, int, str]]):
+def _as_runs(changes: list[Change]) -> list[Change | Alike]:
+    """The same, with those that are alike together."""
+
+    def kind(change: Change) -> str:
+        return change[0] if change[0] != "d" and change[2] is None and not change[4] else ""
+
+    items: list[Change | Alike] = []
+    for op, group in groupby(changes, kind):
+        own = list(group)
+        items += [alike(*own)] if op else own
+    return items
+
+
+@given(st.sets(_KEYS), _STEPS, st.booleans())
+def test_net_effect_equals_serial_replay(existing: set[str], steps: list[tuple[str, str, int, str]], as_runs: bool):
     start: Table = {key: {"id": key, "a": "old", "b": "old"} for key in existing}
     serial = {key: dict(row) for key, row in start.items()}
     changes = _history(serial, steps)
     try:
-        effect = collapse(changes, itemgetter("id"), COLUMNS)
+        effect = collapse(_as_runs(changes) if as_runs else changes, itemgetter("id"), COLUMNS)
     except NotCollapsible:
         return
     _apply(start, effect)
