@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -139,6 +140,7 @@ def _hurry(starts: set[Future[None]]) -> None:
     """PostgreSQL is up in seconds; Kafka may be a minute's download away, and nobody waits for that now."""
     while starts:
         for child in psutil.Process().children(recursive=True):
-            if child.name() not in ("postgres", "initdb"):
-                child.kill()
+            with suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+                if child.name() not in ("postgres", "initdb"):
+                    child.kill()
         _, starts = wait(starts, timeout=0.1)
