@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-MODULES = ("cdc.log.whole_rows", "cdc.log.run_lines")
+MODULES = ("cdc.log.whole_rows", "cdc.log.change_reader")
 
 
 class CompileHook(BuildHookInterface[Any]):

@@ -23,21 +23,28 @@ Line: TypeAlias = bytes
 """A row as a line of COPY (PostgreSQL manual, COPY, "Text Format"): all columns in the order of the table's shape."""
 
 
-class Alike(NamedTuple):
-    """Several inserts, or updates of whole rows that name no old one, of one table in one transaction, as lines."""
+class Lines(NamedTuple):
+    """Changes of one shape of a table that carry whole rows and name no other old one, in order."""
 
-    op: str
     fingerprint: str
-    lines: list[Line]
+    ops: list[str]
     keys: list[Any]
-    """What `KeyOf` would return of each; empty when the table's changes do not collapse."""
+    """What `KeyOf` returns of each row; None where the table's changes do not collapse."""
+    lines: list[Line]
+    """Nothing, for a deletion."""
+
+
+class Batch(NamedTuple):
+    """Changes that follow each other, of any tables, by table; the same one by one when they are asked for."""
+
+    tables: list[Lines]
+    number: int
     changes: Callable[[], list[Change]]
-    """The same one by one."""
 
 
-def one_by_one(items: Iterable[Change | Alike]) -> Iterator[Change]:
+def one_by_one(items: Iterable[Change | Batch]) -> Iterator[Change]:
     for item in items:
-        if isinstance(item, Alike):
+        if isinstance(item, Batch):
             yield from item.changes()
         else:
             yield item
@@ -48,6 +55,8 @@ KeyOf: TypeAlias = Callable[[Any], Any]
 
 _INSERT, _UPDATE, _DELETE, _GONE = range(4)
 """What a key comes to. GONE: inserted and deleted again inside the window."""
+Net: TypeAlias = dict[Any, tuple[int, Row | Line]]
+"""By key: what it comes to, and the newest that is known of its row."""
 
 
 class NotCollapsible(Exception):
@@ -63,30 +72,39 @@ class NetEffect:
     inserts: list[Row | Line] = field(default_factory=list)
 
 
-def inserts_only(changes: Iterable[Change | Alike]) -> NetEffect:
+def only(op: str, change: Change | Lines) -> bool:
+    """Whether it is that operation, or several of it."""
+    return change.ops.count(op) == len(change.ops) if isinstance(change, Lines) else change[0] == op
+
+
+def inserts_only(changes: Iterable[Change | Lines]) -> NetEffect:
     """Net effect of `changes` that are all inserts."""
     rows: list[Row | Line] = []
     for change in changes:
-        if isinstance(change, Alike):
+        if isinstance(change, Lines):
             rows += change.lines
         elif change[3] is not None:
             rows.append(change[3])
     return NetEffect(inserts=rows)
 
 
-def collapse(changes: Sequence[Change | Alike], key_of: KeyOf, columns: tuple[str, ...]) -> NetEffect:
+def collapse(changes: Sequence[Change | Lines], key_of: KeyOf, columns: tuple[str, ...]) -> NetEffect:
     """Net effect of `changes`, all of one table shape with `columns`, in source order.
 
     `deletes` holds what `key_of` returns for each row. Raises NotCollapsible when a change does not
-    fit what the window knows (a second insert, an update of a deleted row), or moves a key without
-    carrying the whole row.
+    fit what the window knows (a second insert, an update of a deleted row), moves a key without
+    carrying the whole row, or changes a part of a row that came as a line.
     """
-    net: dict[Any, tuple[int, Row]] = {}
+    net: Net = {}
     try:
         if all(_keeps_its_place(change) for change in changes):
             newest = _newest(changes, key_of)
             return NetEffect(updates={columns: newest}) if newest else NetEffect()
-        for op, _, before, after, partial, _, _, _ in one_by_one(changes):
+        for change in changes:
+            if isinstance(change, Lines):
+                _collapse_lines(net, change)
+                continue
+            op, _, before, after, partial, _, _, _ = change
             if op == "c":
                 _insert(net, key_of(after), after)  # type: ignore[arg-type]
             elif op == "d":
@@ -98,23 +116,50 @@ def collapse(changes: Sequence[Change | Alike], key_of: KeyOf, columns: tuple[st
     return _grouped(net, columns)
 
 
-def _keeps_its_place(change: Change | Alike) -> bool:
+def _keeps_its_place(change: Change | Lines) -> bool:
     """Whether it is an update of a whole row that stays where it is, or several."""
-    return change[0] == "u" and (isinstance(change, Alike) or (change[2] is None and not change[4]))
+    return only("u", change) and (isinstance(change, Lines) or (change[2] is None and not change[4]))
 
 
-def _newest(changes: Sequence[Change | Alike], key_of: KeyOf) -> list[Row | Line]:
+def _newest(changes: Sequence[Change | Lines], key_of: KeyOf) -> list[Row | Line]:
     """Of whole rows that stay where they are, the last of each is all there is to it."""
     newest: dict[Any, Row | Line] = {}
     for change in changes:
-        if isinstance(change, Alike):
+        if isinstance(change, Lines):
             newest.update(zip(change.keys, change.lines, strict=True))
         else:
             newest[key_of(change[3])] = change[3]  # type: ignore[assignment]
     return [*newest.values()]
 
 
-def _insert(net: dict[Any, tuple[int, Row]], key: Any, row: Row) -> None:
+def _collapse_lines(net: Net, changes: Lines) -> None:
+    for op, key, line in zip(changes.ops, changes.keys, changes.lines, strict=True):
+        if op == "c":
+            _insert(net, key, line)
+        elif op == "d":
+            _delete(net, key, line)
+        else:
+            _replace(net, key, line)
+
+
+def _replace(net: Net, key: Any, row: Row | Line) -> None:
+    """The whole row is a new one."""
+    known = net.get(key)
+    if known is None:
+        net[key] = (_UPDATE, row)
+    elif known[0] in (_INSERT, _UPDATE):
+        net[key] = (known[0], row)
+    else:
+        raise NotCollapsible
+
+
+def _merged(known: Row | Line, after: Row) -> Row:
+    if isinstance(known, bytes):
+        raise NotCollapsible
+    return {**known, **after}
+
+
+def _insert(net: Net, key: Any, row: Row | Line) -> None:
     known = net.get(key)
     if known is None or known[0] == _GONE:
         net[key] = (_INSERT, row)
@@ -124,7 +169,7 @@ def _insert(net: dict[Any, tuple[int, Row]], key: Any, row: Row) -> None:
         raise NotCollapsible
 
 
-def _delete(net: dict[Any, tuple[int, Row]], key: Any, row: Row) -> None:
+def _delete(net: Net, key: Any, row: Row | Line) -> None:
     known = net.get(key)
     if known is None or known[0] == _UPDATE:
         net[key] = (_DELETE, row)
@@ -134,41 +179,38 @@ def _delete(net: dict[Any, tuple[int, Row]], key: Any, row: Row) -> None:
         raise NotCollapsible
 
 
-def _update(net: dict[Any, tuple[int, Row]], key_of: KeyOf, before: Row | None, after: Row, partial: bool) -> None:
+def _update(net: Net, key_of: KeyOf, before: Row | None, after: Row, partial: bool) -> None:
     old_key = key_of(before) if before is not None else None
     # A TOASTed key column that did not change is only in the old key.
     key = key_of({**before, **after}) if partial and before is not None else key_of(after)
     if old_key is not None and old_key != key:
         _move(net, old_key, key, after, partial)
         return
-    known = net.get(key)
-    if known is None:
-        net[key] = (_UPDATE, after)
-    elif known[0] in (_INSERT, _UPDATE):
-        net[key] = (known[0], {**known[1], **after} if partial else after)
-    else:
-        raise NotCollapsible
+    if partial and (known := net.get(key)) is not None:
+        after = _merged(known[1], after)
+    _replace(net, key, after)
 
 
-def _move(net: dict[Any, tuple[int, Row]], old_key: Any, key: Any, after: Row, partial: bool) -> None:
+def _move(net: Net, old_key: Any, key: Any, after: Row, partial: bool) -> None:
     """A change of the key is a delete and an insert, if the whole row is known."""
     if partial:
         known = net.get(old_key)
         if known is None or known[0] != _INSERT:
             raise NotCollapsible
-        after = {**known[1], **after}
+        after = _merged(known[1], after)
     _delete(net, old_key, after)
     _insert(net, key, after)
 
 
-def _grouped(net: dict[Any, tuple[int, Row]], columns: tuple[str, ...]) -> NetEffect:
+def _grouped(net: Net, columns: tuple[str, ...]) -> NetEffect:
     effect = NetEffect()
     width = len(columns)
     for key, (kind, row) in net.items():
         if kind == _INSERT:
             effect.inserts.append(row)
         elif kind == _UPDATE:
-            present = columns if len(row) == width else tuple(name for name in columns if name in row)
+            is_whole = isinstance(row, bytes) or len(row) == width
+            present = columns if is_whole else tuple(name for name in columns if name in row)
             effect.updates.setdefault(present, []).append(row)
         elif kind == _DELETE:
             effect.deletes.append(key)

@@ -75,6 +75,13 @@ class Chain:
         """So many more events of the open transaction, none of them its last, were found to be the next links."""
         self.seq += events
 
+    def go_to(self, commit_lsn: int, open_commit_lsn: int, seq: int) -> None:
+        """Records of this epoch up to here were found to be the next links: the newest whole transaction is that of
+        `commit_lsn`, and of the one of `open_commit_lsn`, `seq` events have come (0: it is whole)."""
+        if commit_lsn > self.commit_lsn:
+            self.commit_lsn = self._seen_commit_lsn = commit_lsn
+        self.open_commit_lsn, self.seq = open_commit_lsn, seq
+
     def _begin_epoch(self, epoch: int, commit_lsn: int, prev: int, seq: int, prev_epoch: int) -> Verdict:
         if epoch <= self.epoch:
             return Verdict.VOID

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 try:
-    from cdc.log.run_lines import RunLines
+    from cdc.log.change_reader import ChangeReader
     from cdc.log.whole_rows import WholeRows
 except ImportError:
-    RunLines = WholeRows = None  # type: ignore[assignment, misc]
+    ChangeReader = WholeRows = None  # type: ignore[assignment, misc]
 
-__all__ = ["HOW_ROWS_PASS", "RunLines", "WholeRows"]
+__all__ = ["HOW_ROWS_PASS", "ChangeReader", "WholeRows"]
 
-HOW_ROWS_PASS = "interpreted, which is slower: install where a C compiler is" if RunLines is None else "compiled"
+HOW_ROWS_PASS = "interpreted, which is slower: install where a C compiler is" if ChangeReader is None else "compiled"
 """For the log of a daemon that starts."""

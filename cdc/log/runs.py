@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 
 from cdc.events.net_effect import Row
-from cdc.log.compiled import RunLines
 
 _LSN, _NUMBER, _SEQ = b'"lsn":', b'"total_order":', b'"seq":'
 _BEFORE_ROW, _AFTER_ROW = b'},"before":null,"after":{', b'},"cdc":{'
@@ -75,10 +74,6 @@ class Run:
         except (KeyError, TypeError, ValueError):
             return False
         return bool(other == event)
-
-    def lines(self, key: tuple[str, ...]) -> RunLines | None:
-        """What reads the rows as lines of COPY, with the values of these columns; None where it is not compiled."""
-        return None if RunLines is None else RunLines(self._head, self._middle, self._end, self.names, key)
 
     def rows(self, values: Iterable[bytes | None], seq: int) -> tuple[list[Row], int]:
         """The rows of the first `values` that go on with this run, numbered from `seq` on, and their values' size; of

@@ -16,10 +16,11 @@ import gc
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from operator import itemgetter
+from itertools import count, islice
+from operator import itemgetter, methodcaller
 from typing import Any, NoReturn
 
 import structlog
@@ -36,18 +37,21 @@ from cdc.errors import (
     TerminalError,
 )
 from cdc.events.net_effect import (
-    Alike,
+    Batch,
     Change,
+    Lines,
     NetEffect,
     NotCollapsible,
     collapse,
     inserts_only,
     one_by_one,
+    only,
 )
 from cdc.events.position import Position, TransactionName
 from cdc.events.table import TableId, TableSchema
+from cdc.log.batches import BatchReader
 from cdc.log.chain import Chain, Verdict
-from cdc.log.compiled import HOW_ROWS_PASS, RunLines
+from cdc.log.compiled import HOW_ROWS_PASS, ChangeReader
 from cdc.log.parts import PartJoiner
 from cdc.log.records import (
     MalformedError,
@@ -73,7 +77,7 @@ from cdc.retry import at_most_every, run_with_retries
 from cdc.services.health import Health
 from cdc.services.lag import removal_is_near
 from cdc.services.meters import ApplyMeter
-from cdc.services.window import Item, Window, lines_of
+from cdc.services.window import Item, Window
 from cdc.stop import StopToken
 
 log = structlog.get_logger(__name__)
@@ -206,6 +210,9 @@ class ApplyService:
         return position
 
 
+_value_of = methodcaller("value")
+
+
 class _SingleOutError(Exception):
     """A window cannot be applied: its transactions are to be applied one at a time, to find which of them."""
 
@@ -256,8 +263,9 @@ class ApplySession:
         self._epoch_ends: list[Position] = []
         self._look_again_at = 0.0
         self._hint_in_doubt = True
+        self._batches = BatchReader() if ChangeReader is not None else None
+        self._leader = position.leader
         self._run: Run | None = None
-        self._run_lines: RunLines | None = None
         self._kind: tuple[str, str, int] | None = None
         self._alike = 0
         self._in_pieces = False
@@ -289,7 +297,7 @@ class ApplySession:
     def _take_in(self, records: Sequence[LogRecord]) -> bool:
         """True when something was committed."""
         try:
-            for record in self._without_runs(records):
+            for record in self._one_at_a_time(records):
                 if not self._accept(record):
                     return False
                 if self._stop_at is not None and self._complete_to(self._stop_at):
@@ -386,21 +394,48 @@ class ApplySession:
                 f"log offset {tail.next_offset}",
             )
 
-    def _without_runs(self, records: Sequence[LogRecord]) -> Iterator[LogRecord]:
-        """Those that must be looked at one by one; what goes on with a run is gathered on the way."""
+    def _one_at_a_time(self, records: Sequence[LogRecord]) -> Iterator[LogRecord]:
+        """Those that must be looked at one by one; what can be taken together is gathered on the way."""
         at = 0
         while at < len(records):
-            taken = 0 if self._run is None else self._gather_run(self._run, records, at)
+            taken = self._gather_batch(records, at) if self._batches is not None else self._gather_run(records, at)
             if not taken:
-                self._run = None
                 yield records[at]
             at += taken or 1
 
-    def _gather_run(self, run: Run, records: Sequence[LogRecord], at: int) -> int:
+    def _gather_batch(self, records: Sequence[LogRecord], at: int) -> int:
+        """How many records from `at` on were taken by the compiled reader; they are in the window then."""
+        if self._batches is None or self.careful_until is not None or self._stop_at is not None:
+            return 0
+        gathered = self._batches.read(records, at, self._chain, self._leader)
+        if gathered is None:
+            return 0
+        self._hint_in_doubt = False
+        if gathered.whole is not None and gathered.position is not None:
+            self._window.add_batch(gathered.whole)
+            self._in_pieces = False
+            self._window.close_transaction(gathered.position)
+        if gathered.begun is not None:
+            self._window.add_batch(gathered.begun)
+        return gathered.records
+
+    def _gather_run(self, records: Sequence[LogRecord], at: int) -> int:
         """How many records from `at` on go on with the run; they are in the window then."""
-        taken = self._window.add_run(run, self._run_lines, records[at:], self._chain.seq + 1)
-        self._chain.go_on(taken)
-        return taken
+        run = self._run
+        if run is None:
+            return 0
+        first = self._chain.seq + 1
+        rows, size = run.rows(map(_value_of, islice(records, at, None)), first)
+        op, fingerprint, commit_lsn = run.op, run.fingerprint, run.commit_lsn
+        changes: list[Item] = [
+            (op, fingerprint, None, row, False, commit_lsn, seq, record.offset() or 0)
+            for seq, row, record in zip(count(first), rows, islice(records, at, None), strict=False)
+        ]
+        self._window.add_all(changes, len(changes), size)
+        self._chain.go_on(len(changes))
+        if not changes:
+            self._run = None
+        return len(changes)
 
     def _accept(self, message: LogRecord) -> bool:
         """False when the records after this one are not to be looked at, because the reader was moved."""
@@ -437,7 +472,9 @@ class ApplySession:
                 self._gather(event, meta, value, offset)
                 if last:
                     self._in_pieces = False
-                    self._window.close_transaction(position_after(event, meta, offset))
+                    position = position_after(event, meta, offset)
+                    self._leader = position.leader
+                    self._window.close_transaction(position)
         except ChainGapError as gap:
             if self._hint_in_doubt:
                 self._read_from_beginning()
@@ -490,8 +527,10 @@ class ApplySession:
         is_partial = "unchanged" in meta
         if before is not None or op == "d" or is_partial or type(after) is not dict or tuple(after) != names:
             check_row(self._plans[fingerprint].schema, event, meta.get("unchanged"))
-        elif "last" not in meta:
+        elif self._batches is None and "last" not in meta:
             self._look_for_run(event, meta, value, names)
+        if self._batches is not None and (before is None or op == "d") and not is_partial:
+            self._batches.learn(value, event, self._plans[fingerprint], names)
         window.add((op, fingerprint, before, after, is_partial, meta["commit_lsn"], meta["seq"], offset))
 
     def _look_for_run(self, event: dict[str, Any], meta: dict[str, Any], value: bytes, names: tuple[str, ...]) -> None:
@@ -500,7 +539,6 @@ class ApplySession:
         self._kind = kind
         if self._alike >= ALIKE_BEFORE_RUN:
             self._run, self._alike = Run.of(value, event, names), 0
-            self._run_lines = None if self._run is None else lines_of(self._run, self._plans[self._run.fingerprint])
 
     def _note_sequences(self, content: Any, offset: int) -> None:
         try:
@@ -601,28 +639,27 @@ class ApplySession:
             _check_all_texts(items)
             raise
 
-    def _segments(self, items: list[Item]) -> Iterator[list[Change | Alike] | Truncation]:
+    def _segments(self, items: list[Item]) -> Iterator[list[Change | Batch] | Truncation]:
         """Runs of changes in which the order between tables does not matter and each table has one shape."""
-        run: list[Change | Alike] = []
+        run: list[Change | Batch] = []
         shapes: dict[str, TableId] = {}
-        for item in items:
+        for item in _with_one_shape_a_table(items, self._plans):
             if isinstance(item, Truncation):
                 if run:
                     yield run
                 yield item
                 run, shapes = [], {}
                 continue
-            if item[1] not in shapes:
-                table = self._plans[item[1]].schema.table
-                if table in shapes.values():
-                    yield run
-                    run, shapes = [], {}
-                shapes[item[1]] = table
+            own = {fingerprint: self._plans[fingerprint].schema.table for fingerprint in _shapes_of(item)}
+            if any(table in shapes.values() for fingerprint, table in own.items() if fingerprint not in shapes):
+                yield run
+                run, shapes = [], {}
+            shapes |= own
             run.append(item)
         if run:
             yield run
 
-    def _apply_segment(self, changes: list[Change | Alike]) -> None:
+    def _apply_segment(self, changes: list[Change | Batch]) -> None:
         if _is_small(changes):
             self._in_order(changes)
             return
@@ -632,38 +669,59 @@ class ApplySession:
             self._target.back_to_savepoint()
             self._in_order(changes)
 
-    def _as_sets(self, changes: list[Change | Alike]) -> bool:
-        by_shape: dict[str, list[Change | Alike]] = {}
+    def _as_sets(self, changes: list[Change | Batch]) -> bool:
+        by_shape: dict[str, list[Change | Lines]] = {}
         for change in changes:
-            by_shape.setdefault(change[1], []).append(change)
-        for fingerprint, own in by_shape.items():
-            plan = self._plans[fingerprint]
-            effect = _net_effect(plan, own)
+            if isinstance(change, Batch):
+                for lines in change.tables:
+                    by_shape.setdefault(lines.fingerprint, []).append(lines)
+            else:
+                by_shape.setdefault(change[1], []).append(change)
+        effects = {fingerprint: _net_effect(self._plans[fingerprint], own) for fingerprint, own in by_shape.items()}
+        if None in effects.values() and any(isinstance(change, Batch) for change in changes):
+            return self._as_sets([*one_by_one(changes)])  # more can be proved with rows than with lines
+        for fingerprint, effect in effects.items():
             if effect is None:
-                self._in_order(own)
-            elif not self._target.apply_net(plan, effect):
+                self._in_order([change for change in by_shape[fingerprint] if not isinstance(change, Lines)])
+            elif not self._target.apply_net(self._plans[fingerprint], effect):
                 return False
         return True
 
-    def _in_order(self, items: Sequence[Change | Alike]) -> None:
+    def _in_order(self, items: Sequence[Change | Batch]) -> None:
         changes = [*one_by_one(items)]
         _check_all_texts(changes)
         plans = self._plans
         self._target.apply_in_order([(plans[change[1]], change) for change in changes])
 
 
-def _count(changes: Iterable[Change | Alike]) -> int:
-    return sum(len(change.lines) if isinstance(change, Alike) else 1 for change in changes)
+def _with_one_shape_a_table(items: Iterable[Item], plans: Mapping[str, TablePlan]) -> Iterator[Item]:
+    """The same, with batches that hold two shapes of a table one by one. No log of ours has such: a record that
+    describes the new shape stands before it."""
+    for item in items:
+        if isinstance(item, Batch) and len({plans[shape].schema.table for shape in _shapes_of(item)}) < len(
+            item.tables
+        ):
+            yield from item.changes()
+        else:
+            yield item
 
 
-def _is_small(changes: Sequence[Change | Alike]) -> bool:
+def _shapes_of(item: Change | Batch) -> Iterable[str]:
+    return (lines.fingerprint for lines in item.tables) if isinstance(item, Batch) else (item[1],)
+
+
+def _count(changes: Iterable[Change | Batch]) -> int:
+    return sum(change.number if isinstance(change, Batch) else 1 for change in changes)
+
+
+def _is_small(changes: Sequence[Change | Batch]) -> bool:
     return len(changes) <= SMALL_SEGMENT and _count(changes) <= SMALL_SEGMENT
 
 
 def _check_all_texts(items: Iterable[Item]) -> None:
     """Raises LogError for the first change with a value that is not text."""
     for item in items:
-        if not isinstance(item, Truncation | Alike):
+        if not isinstance(item, Truncation | Batch):
             try:
                 check_texts(item[2])
                 check_texts(item[3])
@@ -671,11 +729,11 @@ def _check_all_texts(items: Iterable[Item]) -> None:
                 raise unfit(item[7], error) from error
 
 
-def _net_effect(plan: TablePlan, changes: list[Change | Alike]) -> NetEffect | None:
+def _net_effect(plan: TablePlan, changes: list[Change | Lines]) -> NetEffect | None:
     """What `changes` of one table come to, or None where only source order is provably right."""
     if plan.one_by_one:
         return None
-    if all(change[0] == "c" for change in changes):
+    if all(only("c", change) for change in changes):
         return inserts_only(changes)
     if not plan.collapsible:
         return None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.events.net_effect import Alike, Change, Line, NetEffect, NotCollapsible, Row, collapse, inserts_only
+from cdc.events.net_effect import Change, Line, Lines, NetEffect, NotCollapsible, Row, collapse, inserts_only
 
 COLUMNS = ("id", "a", "b")
 Table = dict[str, Row]
@@ -60,10 +60,9 @@ def row_of(row: Row | Line) -> Row:
     return dict(zip(COLUMNS, row.decode()[:-1].split("\t"), strict=True)) if isinstance(row, bytes) else row
 
 
-def alike(*changes: Change) -> Alike:
-    rows = [change[3] for change in changes if change[3] is not None]
-    lines, keys = [line_of(row) for row in rows], [row["id"] for row in rows]
-    return Alike(changes[0][0], "shape", lines, keys, lambda: [*changes])
+def lines(*changes: Change) -> Lines:
+    keys = [(change[3] or change[2] or {})["id"] for change in changes]
+    return Lines("shape", [change[0] for change in changes], keys, [line_of(c[3]) if c[3] else b"" for c in changes])
 
 
 def test_of_updates_that_came_as_lines_the_last_of_each_row_counts():
@@ -71,14 +70,14 @@ def test_of_updates_that_came_as_lines_the_last_of_each_row_counts():
         return change("u", None, {"id": key, "a": a, "b": "b"})
 
     effect = collapse(
-        [update("1", "first"), alike(update("1", "x"), update("2", "y"), update("1", "z")), update("2", "last")],
+        [update("1", "first"), lines(update("1", "x"), update("2", "y"), update("1", "z")), update("2", "last")],
         itemgetter("id"), COLUMNS,
     )  # fmt: skip
     assert effect == NetEffect(updates={COLUMNS: [b"1\tz\tb\n", {"id": "2", "a": "last", "b": "b"}]})
 
 
 def test_inserts_that_came_as_lines_stay_lines():
-    assert inserts_only([insert("1"), alike(insert("2"), insert("3"))]) == NetEffect(
+    assert inserts_only([insert("1"), lines(insert("2"), insert("3"))]) == NetEffect(
         inserts=[{"id": "1", "a": "a", "b": "b"}, b"2\ta\tb\n", b"3\ta\tb\n"]
     )
 
@@ -148,26 +147,22 @@ def _apply(rows: Table, effect: NetEffect) -> None:
         rows[row["id"]] = row
 
 
-def _as_runs(changes: list[Change]) -> list[Change | Alike]:
-    """The same, with those that are alike together."""
-
-    def kind(change: Change) -> str:
-        return change[0] if change[0] != "d" and change[2] is None and not change[4] else ""
-
-    items: list[Change | Alike] = []
-    for op, group in groupby(changes, kind):
+def _as_lines(changes: list[Change]) -> list[Change | Lines]:
+    """The same, with those as lines that may be."""
+    items: list[Change | Lines] = []
+    for may, group in groupby(changes, lambda change: not change[4] and (change[2] is None or change[0] == "d")):
         own = list(group)
-        items += [alike(*own)] if op else own
+        items += [lines(*own)] if may else own
     return items
 
 
 @given(st.sets(_KEYS), _STEPS, st.booleans())
-def test_net_effect_equals_serial_replay(existing: set[str], steps: list[tuple[str, str, int, str]], as_runs: bool):
+def test_net_effect_equals_serial_replay(existing: set[str], steps: list[tuple[str, str, int, str]], as_lines: bool):
     start: Table = {key: {"id": key, "a": "old", "b": "old"} for key in existing}
     serial = {key: dict(row) for key, row in start.items()}
     changes = _history(serial, steps)
     try:
-        effect = collapse(_as_runs(changes) if as_runs else changes, itemgetter("id"), COLUMNS)
+        effect = collapse(_as_lines(changes) if as_lines else changes, itemgetter("id"), COLUMNS)
     except NotCollapsible:
         return
     _apply(start, effect)

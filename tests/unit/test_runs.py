@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cdc.events.assembler import Assembler, Resume
 from cdc.events.position import Position
 from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
+from cdc.log import compiled
 from cdc.log.envelope import Envelope, finished
 from cdc.log.records import names_in_rows
 from cdc.log.runs import Run
@@ -224,8 +225,9 @@ def _log(transactions: list[list[tuple[int, str, tuple[str | None, ...]]]]) -> l
     return [value for _, value in assembler.feed(frames)]
 
 
-def _applied(log: list[bytes], alike_before_run: int, fetch: int) -> list[Any]:
-    """The changes in the order in which the follower gets them, and the positions that are committed between."""
+def _applied(log: list[bytes], alike_before_run: int | None, fetch: int) -> list[Any]:
+    """The changes in the order in which the follower gets them, and the positions that are committed between; None for
+    the compiled reader."""
     stop = StopToken()
     target = create_autospec(PostgresTarget, instance=True)
     target.copied_ahead.return_value = {}
@@ -238,7 +240,8 @@ def _applied(log: list[bytes], alike_before_run: int, fetch: int) -> list[Any]:
     with (
         collector_as_it_was(),
         patch("cdc.services.apply.SMALL_SEGMENT", 1000),
-        patch("cdc.services.apply.ALIKE_BEFORE_RUN", alike_before_run),
+        patch("cdc.services.apply.ALIKE_BEFORE_RUN", alike_before_run or 0),
+        patch("cdc.services.apply.ChangeReader", compiled.ChangeReader if alike_before_run is None else None),
     ):
         service.run(stop)
     return done
@@ -246,8 +249,10 @@ def _applied(log: list[bytes], alike_before_run: int, fetch: int) -> list[Any]:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(changes, min_size=1, max_size=25), min_size=1, max_size=4), st.integers(1, 40))
-def test_with_runs_and_without_the_follower_gets_the_same(
+def test_read_together_or_one_by_one_the_follower_gets_the_same(
     transactions: list[list[tuple[int, str, tuple[str | None, ...]]]], fetch: int
 ):
     log = _log(transactions)
-    assert _applied(log, 0, fetch) == _applied(log, 10_000, fetch)
+    one_by_one = _applied(log, 10_000, fetch)
+    assert _applied(log, 0, fetch) == one_by_one
+    assert _applied(log, None, fetch) == one_by_one
