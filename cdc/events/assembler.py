@@ -48,6 +48,8 @@ class TableEncoder(Protocol):
 
     def whole_rows(self, frames: list[bytes], at: int, seq: int, records: list[Record]) -> int: ...
 
+    def join(self, transactions: Any, oid: int) -> None: ...
+
     def insert(self, row: Row, lsn: int, seq: int) -> Record: ...
 
     def update(self, kind: int, old: Row | None, row: Row, lsn: int, seq: int) -> Record: ...
@@ -57,10 +59,38 @@ class TableEncoder(Protocol):
     def truncate(self, statement: dict[str, Any] | None, lsn: int, seq: int) -> Record: ...
 
 
+class WholeTransactions(Protocol):
+    """Encodes short transactions whose rows all arrive whole; see cdc/log/whole_rows.pyx."""
+
+    commit_lsn: int
+    end_lsn: int
+    transactions: int
+
+    def add(self, oid: int, rows: Any) -> None: ...
+
+    def forget(self, oid: int) -> None: ...
+
+    def forget_all(self) -> None: ...
+
+    def encode(
+        self, frames: list[bytes], at: int, commit_lsn: int, end_lsn: int, now_us: int, records: list[Record]
+    ) -> int: ...
+
+
+class Finish(Protocol):
+    """Marks a record as its transaction's final one; see cdc/log/envelope.py."""
+
+    ending: bytes
+
+    def __call__(self, record: Record, end_lsn: int) -> Record: ...
+
+
 class Encoder(Protocol):
     """Encodes what is not a change of a row; see cdc/log/envelope.py."""
 
     def begin(self, xid: int, commit_lsn: int, prev: int, committed_at_us: int, now_us: int) -> None: ...
+
+    def whole_transactions(self, ending: bytes) -> WholeTransactions | None: ...
 
     def table(self, schema: TableSchema) -> TableEncoder: ...
 
@@ -107,7 +137,7 @@ class Assembler:
     def __init__(
         self,
         encoder: Encoder,
-        finished: Callable[[Record, int], Record],
+        finished: Finish,
         type_names: Mapping[int, str],
         resume: Resume,
         now_us: Callable[[], int],
@@ -119,6 +149,7 @@ class Assembler:
         self._resume = resume
         self._now_us = now_us
         self._relations: dict[int, _Relation] = {}
+        self._whole = encoder.whole_transactions(finished.ending)
         self._held: list[Record] = []
         self._open_lsn = 0
         self._skipping = False
@@ -195,6 +226,10 @@ class Assembler:
                     raise ProtocolError(error.what, error.remedy, where) from error
             elif kind == BEGIN:
                 self._seq = seq
+                taken = self._take_whole(frames, at - 1, records)
+                if taken:
+                    at += taken - 1
+                    continue
                 self._begin(frame)
                 seq = 0
             elif kind == COMMIT:
@@ -211,6 +246,19 @@ class Assembler:
         if self._open_lsn and seq > self._known_seq and records:
             self._held.append(records.pop())
         return records
+
+    def _take_whole(self, frames: list[bytes], at: int, records: list[Record]) -> int:
+        """Append the records of short transactions of whole rows only that begin at `frames[at]`. How many of the
+        frames these were: none where this is not compiled, or the first of them needs a closer look."""
+        whole, resume = self._whole, self._resume
+        if whole is None or self._open_lsn or self._seq or self._prev < resume.partial_commit_lsn or self._again_lsn:
+            return 0
+        taken = whole.encode(frames, at, self._prev, self._complete_lsn, self._read_at_us, records)
+        if taken:
+            self._prev, self._complete_lsn = whole.commit_lsn, whole.end_lsn
+            self.transactions += whole.transactions
+            self._receive(whole.end_lsn)
+        return taken
 
     def mark(self) -> Record:
         """A record that lets the slot advance to `received_lsn`, over what published nothing."""
@@ -306,6 +354,8 @@ class Assembler:
         known = self._relations.get(message.oid)
         if known is None or known.schema != schema:
             self._relations[message.oid] = _Relation(schema, self._encoder.table(schema))
+            if self._whole is not None:
+                self._whole.forget(message.oid)
 
     def _type_name(self, oid: int) -> str:
         name = self._type_names.get(oid)
@@ -322,6 +372,8 @@ class Assembler:
         if not relation.described:
             records.append(self._encoder.schema(relation.schema))
             relation.described = True
+            if self._whole is not None:
+                relation.encoder.join(self._whole, oid)
         return relation
 
     def _truncate(self, message: Truncate, lsn: int, records: list[Record]) -> None:
@@ -351,6 +403,8 @@ class Assembler:
         if message.prefix == DESCRIBE_PREFIX:
             for relation in self._relations.values():
                 relation.described = False
+            if self._whole is not None:
+                self._whole.forget_all()
 
     def _message_of_its_own(self, message: LogicalMessage, records: list[Record]) -> None:
         """Named by the last byte of its WAL record: `lsn` is the one after it, where a commit may start."""

@@ -1,8 +1,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cdc.ports import LogRecord
-
 class ChangeReader:
     commit_lsn: int
     open_commit_lsn: int
@@ -15,7 +13,7 @@ class ChangeReader:
     def learn(self, value: bytes, op: str, fingerprint: str, names: tuple[str, ...], key: tuple[str, ...]) -> None: ...
     def read(
         self,
-        records: Sequence[LogRecord],
+        records: Sequence[Any],
         at: int,
         epoch: int,
         commit_lsn: int,

@@ -8,14 +8,14 @@ value, so that the final event of a transaction is marked as such by replacing t
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from cdc.errors import ProtocolError
 from cdc.events.table import TableId, TableSchema
-from cdc.log.compiled import WholeRows
+from cdc.log.compiled import WholeRows, WholeTransactions
 from cdc.protocol.pgoutput import OLD_KEY, OLD_ROW, Row
 
 Record = tuple[bytes | None, bytes]
@@ -32,21 +32,20 @@ _TRUNCATE = b'%b%d%b%d},"before":null,"after":null%b%d%b'
 """Head and WAL position, times and seq, rows, chain and seq, tail."""
 
 
-def finished(record: Record, end_lsn: int) -> Record:
-    """The record as the final event of its transaction."""
-    key, value = record
-    return key, b'%b,"last":true,"end_lsn":%d}}' % (value[:-2], end_lsn)
+class Finisher:
+    """Marks records as the final ones of their transactions. Each says who led, if that is given, so that the log's end
+    tells it to anybody."""
 
+    def __init__(self, leader: str = "") -> None:
+        self.ending = b',"leader":%b}}' % _dumps(leader) if leader else b"}}"
+        """What stands after the end LSN."""
 
-def finisher(leader: str) -> Callable[[Record, int], Record]:
-    """`finished` for the transactions of one leader: each says who led, so that the log's end tells it to anybody."""
-    tail = b'%%b,"last":true,"end_lsn":%%d,"leader":%b}}' % _dumps(leader).replace(b"%", b"%%")
-
-    def finish(record: Record, end_lsn: int) -> Record:
+    def __call__(self, record: Record, end_lsn: int) -> Record:
         key, value = record
-        return key, tail % (value[:-2], end_lsn)
+        return key, b'%b,"last":true,"end_lsn":%d%b' % (value[:-2], end_lsn, self.ending)
 
-    return finish
+
+finished = Finisher()
 
 
 class Envelope:
@@ -88,6 +87,10 @@ class Envelope:
             commit_lsn,
         )
         self.chain = _CHAIN % (self._epoch, commit_lsn, prev)
+
+    def whole_transactions(self, ending: bytes) -> WholeTransactions | None:
+        """What encodes short transactions at once; None where it is not compiled."""
+        return None if WholeTransactions is None else WholeTransactions(self._epoch, ending)
 
     def table(self, schema: TableSchema) -> TableEncoder:
         """The encoder for changes of `schema`; stays valid over transactions."""
@@ -196,6 +199,11 @@ class TableEncoder:
             return 0
         txn = self._envelope
         return self._whole_rows.encode(frames, at, txn.times, txn.chain, seq, records)
+
+    def join(self, transactions: WholeTransactions, oid: int) -> None:
+        """Rows of this table, as relation `oid`, may be in them from now on."""
+        if self._whole_rows is not None:
+            transactions.add(oid, self._whole_rows)
 
     def insert(self, row: Row, lsn: int, seq: int) -> Record:
         txn = self._envelope

@@ -1,10 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""HOT PATH, compiled: rows that arrive whole, from frames to records, many in one call.
+"""HOT PATH, compiled: rows that arrive whole, and short transactions of nothing else, from frames to records, many in
+one call.
 
-What `cdc/protocol/pgoutput.py` and `cdc/log/envelope.py` do with an INSERT, and with an UPDATE that says nothing about
-the old row, without an object a column between: the bytes are the same (tests/unit/test_whole_rows.py). Whatever
-is different in any way - other columns, a value that was not sent, text that is not UTF-8, a large row - is left to
-them, who also know what to say about it.
+What `cdc/protocol/pgoutput.py`, `cdc/events/assembler.py` and `cdc/log/envelope.py` do with an INSERT, and with an UPDATE
+that says nothing about the old row, without an object a column between: the bytes are the same
+(tests/unit/test_whole_rows.py). Whatever is different in any way - other columns, a value that was not sent, text that
+is not UTF-8, a large row - is left to them, who also know what to say about it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -22,11 +23,16 @@ ctypedef const unsigned char* Bytes
 
 cdef enum:
     HEADER = 25  # of a frame of WAL data, as in cdc/protocol/frames.py
+    BEGIN_SIZE = HEADER + 21
+    COMMIT_SIZE = HEADER + 26
+    MOST_ROWS = 32  # of a transaction that is taken whole; rows of larger ones are taken together anyway
     LARGEST_FRAME = 1 << 16
     WORST_ESCAPE = 6  # bytes for one: \u001f
 
 cdef char* _HEX = b"0123456789abcdef"
 cdef bytes _ROW = b'},"before":null,"after":'
+cdef uint64_t _PG_EPOCH_US = 946684800000000  # as in cdc/protocol/frames.py
+cdef uint64_t _LATEST_US = 1 << 62  # a commit time beyond is negative, or nonsense
 
 
 cdef inline uint32_t _uint32(Bytes at) noexcept nogil:
@@ -145,29 +151,36 @@ cdef class WholeRows:
         cdef Py_ssize_t size
         cdef Bytes frame
         cdef Bytes relation = NULL
-        cdef bytes head
         while at < count:
             size = PyBytes_GET_SIZE(<bytes> PyList_GET_ITEM(frames, at))
             frame = <Bytes> PyBytes_AS_STRING(<bytes> PyList_GET_ITEM(frames, at))
-            if not HEADER + 8 <= size <= LARGEST_FRAME or frame[0] != b"w":
+            if size >= HEADER + 8:
+                if relation == NULL:
+                    relation = frame + HEADER + 1
+                if memcmp(relation, frame + HEADER + 1, 4) != 0:
+                    break
+            if not self._take(frame, size, times, chain, seq, records):
                 break
-            if relation == NULL:
-                relation = frame + HEADER + 1
-            if memcmp(relation, frame + HEADER + 1, 4) != 0:
-                break
-            if frame[HEADER] == b"I":
-                head = self._insert_head
-            elif frame[HEADER] == b"U":
-                head = self._update_head
-            else:
-                break
-            size = self._read_row(frame, size)
-            if size < 0:
-                break
-            records.append((self._key(), self._value(head, _uint64(frame + 1), times, chain, seq, size)))
             seq += 1
             at += 1
         return at - first
+
+    cdef bint _take(self, Bytes frame, Py_ssize_t size, bytes times, bytes chain, uint64_t seq, list records) except -1:
+        """Whether the frame is a row of this table that arrived whole; its record is appended then."""
+        cdef bytes head
+        if not HEADER + 8 <= size <= LARGEST_FRAME or frame[0] != b"w":
+            return False
+        if frame[HEADER] == b"I":
+            head = self._insert_head
+        elif frame[HEADER] == b"U":
+            head = self._update_head
+        else:
+            return False
+        size = self._read_row(frame, size)
+        if size < 0:
+            return False
+        records.append((self._key(), self._value(head, _uint64(frame + 1), times, chain, seq, size)))
+        return True
 
     cdef Py_ssize_t _read_row(self, Bytes frame, Py_ssize_t size) except? -2:
         """The new row as JSON in `_row`, and its length; -1 when it is not whole."""
@@ -259,3 +272,141 @@ cdef class WholeRows:
         memcpy(out, seq_digits, seq_size)
         _put(out + seq_size, self._tail)
         return value
+
+
+cdef class WholeTransactions:
+    """Short transactions of one session of capture whose rows all arrive whole. Not thread-safe."""
+
+    cdef dict _tables
+    cdef bytes _epoch
+    cdef bytes _ending
+    cdef readonly uint64_t commit_lsn, end_lsn
+    cdef readonly Py_ssize_t transactions
+
+    def __cinit__(self, epoch, bytes ending not None):
+        """`ending` is what stands after the end LSN in the final record of each transaction."""
+        self._tables = {}
+        self._epoch = b',"cdc":{"epoch":%d,"commit_lsn":' % epoch
+        self._ending = ending
+
+    def add(self, oid, WholeRows rows not None):
+        """A relation that the log describes, as it is from here on."""
+        self._tables[oid] = rows
+
+    def forget(self, oid):
+        self._tables.pop(oid, None)
+
+    def forget_all(self):
+        self._tables.clear()
+
+    def encode(self, list frames not None, Py_ssize_t at, uint64_t commit_lsn, uint64_t end_lsn, uint64_t now_us,
+               list records not None):
+        """Append the records of whole transactions from `frames[at]` on, which begins one. How many frames that was.
+
+        They follow the transaction of `commit_lsn`, which ends at `end_lsn`; after the call these are the newest's, and
+        there are so many `transactions`."""
+        cdef Py_ssize_t taken
+        cdef Py_ssize_t first = at
+        self.commit_lsn, self.end_lsn, self.transactions = commit_lsn, end_lsn, 0
+        while True:
+            taken = self._take(frames, at, now_us, records)
+            if not taken:
+                return at - first
+            at += taken
+            self.transactions += 1
+
+    cdef Py_ssize_t _take(self, list frames, Py_ssize_t at, uint64_t now_us, list records) except -1:
+        """How many frames the transaction has that begins at `frames[at]`; 0 when it cannot be taken."""
+        cdef Py_ssize_t count = PyList_GET_SIZE(frames)
+        cdef Py_ssize_t first = at
+        cdef Py_ssize_t before = len(records)
+        cdef Py_ssize_t size = 0
+        cdef Bytes frame
+        cdef uint64_t commit_lsn, time_us, end_lsn
+        cdef uint32_t oid = 0
+        cdef uint64_t seq = 1
+        cdef WholeRows rows = None
+        cdef bytes times
+        cdef bytes chain
+        if count - at < 3:
+            return 0
+        frame = _frame(frames, at, &size)
+        if size != BEGIN_SIZE or frame[0] != b"w" or frame[HEADER] != b"B":
+            return 0
+        commit_lsn = _uint64(frame + HEADER + 1)
+        time_us = _uint64(frame + HEADER + 9)
+        if commit_lsn <= self.commit_lsn or time_us > _LATEST_US:
+            return 0
+        times, chain = self._constants(commit_lsn, time_us + _PG_EPOCH_US, _uint32(frame + HEADER + 17), now_us)
+        at += 1
+        while at < count and seq <= MOST_ROWS + 1:
+            frame = _frame(frames, at, &size)
+            at += 1
+            if size == COMMIT_SIZE and frame[0] == b"w" and frame[HEADER] == b"C" and seq > 1:
+                end_lsn = _uint64(frame + HEADER + 10)
+                if _uint64(frame + HEADER + 2) != commit_lsn or end_lsn <= self.end_lsn or end_lsn <= commit_lsn:
+                    break
+                records[len(records) - 1] = self._finished(records[len(records) - 1], end_lsn)
+                self.commit_lsn, self.end_lsn = commit_lsn, end_lsn
+                return at - first
+            if size < HEADER + 8 or frame[0] != b"w":
+                break
+            if rows is None or oid != _uint32(frame + HEADER + 1):
+                oid = _uint32(frame + HEADER + 1)
+                rows = self._tables.get(oid)
+            if rows is None or not rows._take(frame, size, times, chain, seq, records):
+                break
+            seq += 1
+        del records[before:]
+        return 0
+
+    cdef tuple _constants(self, uint64_t commit_lsn, uint64_t time_us, uint32_t xid, uint64_t now_us):
+        """What the records of a transaction have in common, as in cdc/log/envelope.py."""
+        cdef char text[256]
+        cdef char* out = text
+        cdef bytes times
+        out = _put_named(out, b',"ts_ms":', time_us // 1000)
+        out = _put_named(out, b',"ts_us":', time_us)
+        out = _put(out, b',"txId":')
+        if xid:
+            out += put_number(out, xid)
+        else:
+            out = _put(out, b"null")
+        out = _put_named(out, b'},"ts_ms":', now_us // 1000)
+        out = _put_named(out, b',"transaction":{"id":"', xid)
+        out = _put_named(out, b":", commit_lsn)
+        out = _put(out, b'","total_order":')
+        times = PyBytes_FromStringAndSize(text, out - text)
+        out = _put_named(text, self._epoch, commit_lsn)
+        out = _put_named(out, b',"prev":', self.commit_lsn)
+        out = _put(out, b',"seq":')
+        return times, PyBytes_FromStringAndSize(text, out - text)
+
+    cdef tuple _finished(self, tuple record, uint64_t end_lsn):
+        """As the final record of its transaction."""
+        cdef bytes value = <bytes> record[1]
+        cdef char digits[DIGITS]
+        cdef Py_ssize_t number_size = put_number(digits, end_lsn)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(value) - 2
+        cdef bytes finished = PyBytes_FromStringAndSize(
+            NULL, size + PyBytes_GET_SIZE(_LAST) + number_size + PyBytes_GET_SIZE(self._ending)
+        )
+        cdef char* out = PyBytes_AS_STRING(finished)
+        memcpy(out, PyBytes_AS_STRING(value), size)
+        out = _put(out + size, _LAST)
+        memcpy(out, digits, number_size)
+        _put(out + number_size, self._ending)
+        return record[0], finished
+
+
+cdef bytes _LAST = b',"last":true,"end_lsn":'
+
+
+cdef inline Bytes _frame(list frames, Py_ssize_t at, Py_ssize_t* size) noexcept:
+    size[0] = PyBytes_GET_SIZE(<bytes> PyList_GET_ITEM(frames, at))
+    return <Bytes> PyBytes_AS_STRING(<bytes> PyList_GET_ITEM(frames, at))
+
+
+cdef inline char* _put_named(char* out, bytes name, uint64_t number) noexcept:
+    out = _put(out, name)
+    return out + put_number(out, number)

@@ -49,7 +49,6 @@ from cdc.events.net_effect import (
 )
 from cdc.events.position import Position, TransactionName
 from cdc.events.table import TableId, TableSchema
-from cdc.log.batches import BatchReader
 from cdc.log.chain import Chain, Verdict
 from cdc.log.compiled import HOW_ROWS_PASS, ChangeReader
 from cdc.log.parts import PartJoiner
@@ -74,6 +73,7 @@ from cdc.memory import GIVE_BACK_SECONDS, give_back
 from cdc.ports import LogReader, LogRecord, TablePlan, Target
 from cdc.protocol.lsn import Lsn
 from cdc.retry import at_most_every, run_with_retries
+from cdc.services.batches import BatchReader
 from cdc.services.health import Health
 from cdc.services.lag import removal_is_near
 from cdc.services.meters import ApplyMeter

@@ -31,7 +31,7 @@ from cdc.capture_ports import (
 from cdc.errors import CdcError, CheckError, FencedError, LogError, RetryableError, TerminalError
 from cdc.events.assembler import Assembler, Resume
 from cdc.log.compiled import HOW_ROWS_PASS
-from cdc.log.envelope import Envelope, finisher
+from cdc.log.envelope import Envelope, Finisher
 from cdc.log.tail import LogTail
 from cdc.memory import GIVE_BACK_SECONDS, give_back
 from cdc.protocol.lsn import Lsn
@@ -299,7 +299,7 @@ class CaptureService:
         envelope = Envelope(self._settings.group, leader.database(), __version__, identity.epoch)
         again_lsn = tail.streamed_commit_lsn if slot.confirmed_flush_lsn <= tail.streamed_commit_lsn else 0
         resume = Resume(tail.commit_lsn, tail.end_lsn, tail.partial_commit_lsn, tail.partial_seq, again_lsn)
-        return Assembler(envelope, finisher(self._place.leader), leader.type_names(), resume, _now_us)
+        return Assembler(envelope, Finisher(self._place.leader), leader.type_names(), resume, _now_us)
 
 
 class _StoppedError(Exception):

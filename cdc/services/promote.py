@@ -21,7 +21,7 @@ from cdc import __version__, failpoints
 from cdc.capture_ports import LeaderIdentity, Record
 from cdc.errors import CdcError, CheckError, FencedError, RetryableError
 from cdc.events.position import Position
-from cdc.log.envelope import Envelope, finished, finisher
+from cdc.log.envelope import Envelope, Finisher, finished
 from cdc.log.tail import LogTail
 from cdc.promotion_ports import STALE, EpochStart, NodeState, PromotionNode, PromotionRecord
 from cdc.protocol.lsn import Lsn
@@ -268,7 +268,7 @@ class Promotion:
             )
         envelope = self._envelope(record.epoch)
         envelope.begin(0, start - 1, tail.commit_lsn, _now_us(), _now_us())
-        self._write([finisher(follower.name)(envelope.mark(1), start)])
+        self._write([Finisher(follower.name)(envelope.mark(1), start)])
         return start
 
     def _open(self, record: PromotionRecord, situation: Situation, follower: PromotionNode) -> str:

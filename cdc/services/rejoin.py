@@ -26,7 +26,7 @@ from cdc.events.assembler import Assembler, Resume
 from cdc.events.position import Position
 from cdc.events.table import TableId
 from cdc.events.touched import Key, TouchedRows, TouchedTable
-from cdc.log.envelope import Envelope, finisher
+from cdc.log.envelope import Envelope, Finisher
 from cdc.log.parts import PartJoiner
 from cdc.log.records import parse
 from cdc.log.tail import LogTail
@@ -276,7 +276,7 @@ class Rejoin:
             envelope = Envelope(self._settings.group, database.database(), __version__, ends.identity.epoch)
             resume = Resume(ends.before.commit_lsn, ends.before.end_lsn, Lsn(0), 0)
             assembler = Assembler(
-                envelope, finisher(self._settings.node), database.type_names(), resume, lambda: time.time_ns() // 1000
+                envelope, Finisher(self._settings.node), database.type_names(), resume, lambda: time.time_ns() // 1000
             )
             self._start(stream)
             heard_at = time.monotonic()

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 from cdc.events.net_effect import Batch, Change
 from cdc.events.position import Position
-from cdc.log.batches import Piece
 from cdc.log.records import Truncation
+from cdc.services.batches import Piece
 
 Item: TypeAlias = Change | Batch | Truncation
 

@@ -14,11 +14,11 @@ import orjson
 
 from cdc.events.net_effect import Change, Lines, collapse
 from cdc.events.table import ReplicaIdentity, TableId, TableSchema
-from cdc.log.batches import BatchReader, Gathered
 from cdc.log.chain import Chain
 from cdc.log.records import parse
 from cdc.log.runs import Run
 from cdc.ports import TablePlan
+from cdc.services.batches import BatchReader, Gathered
 from connectors.postgres.copy_text import copy_text
 from tests.benchmarks.micro_capture import NAMES, ROWS, assemble, best, frames_of, row
 from tests.support import wire

@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from cdc.local import KafkaServer
-from cdc.log.envelope import Envelope, finished, finisher
+from cdc.log.envelope import Envelope, Finisher, finished
 from connectors.kafka.consumer import LogReader
 from connectors.kafka.settings import common_settings
 from tests.support.topic import Raw, Topic
@@ -29,7 +29,7 @@ def marks(leader: str, epoch: int, first: int, count: int) -> list[Raw]:
     found = []
     for commit_lsn in range(first, first + 10 * count, 10):
         envelope.begin(0, commit_lsn, commit_lsn - 10, 0, 0)
-        found.append(finisher(leader)(envelope.mark(1), commit_lsn + 1))
+        found.append(Finisher(leader)(envelope.mark(1), commit_lsn + 1))
     return found
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cdc.events.net_effect import Row
 from cdc.log.chain import Chain, Verdict
-from cdc.log.envelope import finished, finisher
+from cdc.log.envelope import Finisher, finished
 from cdc.log.forms import has_usual_form
 from cdc.log.records import position_after
 from cdc.ports import TablePlan
@@ -23,7 +23,7 @@ from connectors.postgres.copy_text import copy_text
 from tests.unit.test_runs import COLUMNS, ROW, envelope, inserts, rows, schema, updates
 
 pytest.importorskip("cdc.log.change_reader", reason="cdc.log.change_reader is not compiled here")
-from cdc.log.batches import BatchReader, Gathered
+from cdc.services.batches import BatchReader, Gathered
 
 PLAN = TablePlan(schema(), COLUMNS, ("id",), collapsible=True, moves_values=False, one_by_one=False)
 
@@ -118,7 +118,7 @@ OTHERS: dict[str, bytes | None] = {
     "empty": b"",
     "cut": SECOND[:-5],
     "two": SECOND * 2,
-    "led by another": finisher("ap-south")((None, SECOND), 6000)[1],
+    "led by another": Finisher("ap-south")((None, SECOND), 6000)[1],
     "ended before it began": finished((None, SECOND), 5000)[1],
     "no number": SECOND.replace(b'"lsn":', b'"lsn":0'),
     "a longer number": SECOND.replace(b'"lsn":', b'"lsn":1000000000000000000'),
@@ -146,7 +146,7 @@ def test_text_that_capture_does_not_write_is_left_to_the_long_way(text: bytes):
 
 def of_transactions(*sizes: int, leader: str = "") -> list[bytes]:
     """Records of whole transactions with so many inserts, of commit LSNs 5000, 6000, ..."""
-    end = finisher(leader) if leader else finished
+    end = Finisher(leader) if leader else finished
     values = []
     for number, size in enumerate(sizes):
         commit_lsn = 5000 + 1000 * number

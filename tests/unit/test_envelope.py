@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cdc.errors import ProtocolError
 from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
-from cdc.log.envelope import Envelope, Record, finished, finisher
+from cdc.log.envelope import Envelope, Finisher, Record, finished
 from cdc.protocol.pgoutput import NO_OLD, OLD_KEY, OLD_ROW, Row
 
 COLUMNS = (("id", "int8", True), ("state", "text", False), ("note", "text", False))
@@ -175,7 +175,7 @@ class TestControlRecords:
         }  # fmt: skip
 
     def test_the_last_event_of_a_transaction_says_who_led(self) -> None:
-        _, value = read(finisher("100%")(envelope().table(schema()).insert({"id": "7", "state": None}, 5, 1), 9))
+        _, value = read(Finisher("100%")(envelope().table(schema()).insert({"id": "7", "state": None}, 5, 1), 9))
         assert (value["cdc"]["last"], value["cdc"]["end_lsn"], value["cdc"]["leader"]) == (True, 9, "100%")
 
     def test_messages_carry_any_bytes(self) -> None:

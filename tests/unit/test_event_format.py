@@ -9,7 +9,7 @@ from typing import Any
 
 from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
 from cdc.log.chain import Chain, Verdict
-from cdc.log.envelope import Envelope, Record, finished, finisher
+from cdc.log.envelope import Envelope, Finisher, Record, finished
 from cdc.log.parts import PartJoiner, split_record
 from cdc.log.records import (
     UNNUMBERED,
@@ -47,7 +47,7 @@ WHY = {"promotion": "5f0c1d2e3a4b", "by": "ada@ops-1", "reason": "power cut"}
 
 def written() -> list[tuple[str, Record]]:
     """A small log with each kind of record once, in its order: what it is, and the record."""
-    finish = finisher("us-east")
+    finish = Finisher("us-east")
     log = Envelope("shop", "shop", "0.1.0", 1)
 
     def begin(xid: int, commit_lsn: int, prev: int) -> None:

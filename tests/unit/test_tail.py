@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from cdc.errors import LogError
-from cdc.log.envelope import finisher
+from cdc.log.envelope import Finisher
 from cdc.log.parts import split_record
 from cdc.log.tail import LogTail, TailScan
 
@@ -94,7 +94,7 @@ def test_an_epoch_record_says_who_leads() -> None:
 
 def test_the_final_record_of_every_transaction_says_who_leads() -> None:
     # Far behind the epoch record, nothing else says it.
-    _, last = finisher("eu-west")((None, record(200, 1)), 240)
+    _, last = Finisher("eu-west")((None, record(200, 1)), 240)
     tail = scanned(last)
     assert tail is not None
     assert tail.leader == "eu-west"
