@@ -51,8 +51,13 @@ def compile_into(root: Path, folder: Path | None) -> list[Path]:
         command.build_temp, command.build_lib = scratch, scratch  # type: ignore[attr-defined]
         command.ensure_finalized()
         command.run()
-        built = [Path(output) for output in command.get_outputs()]
-        return [Path(shutil.move(path, (folder or sources[0].parent) / path.name)) for path in built]
+        return [_put(Path(output), folder or sources[0].parent) for output in command.get_outputs()]
+
+
+def _put(module: Path, folder: Path) -> Path:
+    """In one step: a daemon that runs keeps the module that it has."""
+    beside = shutil.copy(module, folder / f".{module.name}.new")
+    return Path(beside).replace(folder / module.name)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ ensure_environment() {
     local extra=$1 stamp wanted
     stamp=$environment/.installed-$extra
     # Where the project lies is a part of it: the installation points there. So is what it compiles.
-    wanted="$(cat "$project/pyproject.toml" "$project"/cdc/log/*.pyx "$project"/cdc/log/*.pxd | cksum) $project"
+    wanted="$(cat "$project/pyproject.toml" "$project/ops/compile.py" "$project"/cdc/log/*.pyx "$project"/cdc/log/*.pxd | cksum) $project"
     if ! _is_done; then
         _one_at_a_time
         _is_done || _make_environment

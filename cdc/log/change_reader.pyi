@@ -10,7 +10,8 @@ class ChangeReader:
     complete: int
     size: int
     complete_size: int
-    def learn(self, value: bytes, op: str, fingerprint: str, names: tuple[str, ...], key: tuple[str, ...]) -> None: ...
+    def learn(self, head: bytes, op: str, fingerprint: str, names: tuple[str, ...], key: tuple[str, ...]) -> None: ...
+    def forget(self, head: bytes) -> None: ...
     def read(
         self,
         records: Sequence[Any],

@@ -153,12 +153,16 @@ cdef class ChangeReader:
     def __dealloc__(self):
         PyMem_Free(self._line)
 
-    def learn(self, bytes value not None, str op not None, str fingerprint not None, tuple names not None,
+    def learn(self, bytes head not None, str op not None, str fingerprint not None, tuple names not None,
               tuple key not None):
-        """Records that begin as `value` does up to its LSN are such changes, with these columns in their row: the new one,
-        or the old one of a deletion. The caller has made sure of it (`cdc/log/forms.py`)."""
-        head = value[: value.index(_LSN) + len(_LSN)]
+        """Records that begin with `head`, which ends where the LSN stands, are such changes, with these columns in their
+        row: the new one, or the old one of a deletion. The caller has made sure of it (`cdc/log/forms.py`)."""
         self._forms[head] = _Form(head, op, fingerprint, names, key)
+        self._form = None
+
+    def forget(self, bytes head not None):
+        self._forms.pop(head, None)
+        self._form = None
 
     def read(self, list records not None, Py_ssize_t at, uint64_t epoch, uint64_t commit_lsn, uint64_t open_commit_lsn,
              uint64_t seq, str leader not None):
@@ -196,7 +200,7 @@ cdef class ChangeReader:
             if not self._add_key(rows.keys):
                 break
             rows.ops.append(form.op)
-            rows.lines.append(PyBytes_FromStringAndSize(self._line, self._line_size))
+            rows.lines.append(b"" if form.op == "d" else PyBytes_FromStringAndSize(self._line, self._line_size))
             open_commit_lsn = self._record_commit
             self.size += PyBytes_GET_SIZE(<bytes> value)
             at += 1
@@ -218,8 +222,9 @@ cdef class ChangeReader:
         return at - first
 
     def rows(self, bint complete):
-        """(fingerprint, operations, keys, lines) of each shape in what was read: of whole transactions, or of the rest.
-        A key is what `operator.itemgetter` of the key's columns returns; the line of a deletion is nothing."""
+        """(fingerprint, operations, keys, lines) of each shape in what was read: of whole transactions, or of the rest,
+        which is asked for last. A key is what `operator.itemgetter` of the key's columns returns; the line of a deletion
+        is nothing."""
         cdef _Rows rows
         found = []
         for rows in self._rows.values():
@@ -229,6 +234,8 @@ cdef class ChangeReader:
             elif not complete and rows.complete < len(rows.lines):
                 start = rows.complete
                 found.append((rows.fingerprint, rows.ops[start:], rows.keys[start:], rows.lines[start:]))
+        if not complete:
+            self._rows = {}
         return found
 
     cdef bint _read_record(self, bytes value) except -1:

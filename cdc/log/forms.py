@@ -12,16 +12,20 @@ _NEW_ROW, _OLD_ROW = b'"before":null,"after":{},', b'"before":{},"after":null,'
 _CHAIN = b'"cdc":{"epoch":9,"commit_lsn":10,"prev":11,"seq":12,"rel":%b}}'
 
 
+def head_of(value: bytes) -> bytes:
+    """What stands before the LSN; nothing when there is none."""
+    return value[: value.find(_LSN) + len(_LSN)] if _LSN in value else b""
+
+
 def has_usual_form(value: bytes, event: dict[str, Any]) -> bool:
     """Whether what begins as `value` does up to its LSN, and goes on as capture writes changes, is by JSON's rules the
     `event` of `value` with other numbers and another row."""
-    begin = value.find(_LSN) + len(_LSN)
     rel = event["cdc"]["rel"]
     rows = _OLD_ROW if event["op"] == "d" else _NEW_ROW
     try:
-        other = orjson.loads(value[:begin] + _NUMBERS + rows + _CHAIN % orjson.dumps(rel))
+        other = orjson.loads(head_of(value) + _NUMBERS + rows + _CHAIN % orjson.dumps(rel))
         source = {**event["source"], "lsn": 1, "ts_ms": 2, "ts_us": 3, "txId": 4}
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return False
     return bool(
         other

@@ -398,14 +398,19 @@ class ApplySession:
         """Those that must be looked at one by one; what can be taken together is gathered on the way."""
         at = 0
         while at < len(records):
-            taken = self._gather_batch(records, at) if self._batches is not None else self._gather_run(records, at)
+            taken = self._gather_batch(records, at) or self._gather_run(records, at)
             if not taken:
                 yield records[at]
             at += taken or 1
 
     def _gather_batch(self, records: Sequence[LogRecord], at: int) -> int:
         """How many records from `at` on were taken by the compiled reader; they are in the window then."""
-        if self._batches is None or self.careful_until is not None or self._stop_at is not None:
+        if (
+            self._batches is None
+            or self._run is not None
+            or self.careful_until is not None
+            or self._stop_at is not None
+        ):
             return 0
         gathered = self._batches.read(records, at, self._chain, self._leader)
         if gathered is None:
@@ -525,12 +530,13 @@ class ApplySession:
             names = self._make_plan(fingerprint)
         before, after = event["before"], event["after"]
         is_partial = "unchanged" in meta
-        if before is not None or op == "d" or is_partial or type(after) is not dict or tuple(after) != names:
-            check_row(self._plans[fingerprint].schema, event, meta.get("unchanged"))
-        elif self._batches is None and "last" not in meta:
+        plan = self._plans[fingerprint]
+        whole = before is None and op != "d" and not is_partial and type(after) is dict and tuple(after) == names
+        if not whole:
+            check_row(plan.schema, event, meta.get("unchanged"))
+        usual = (whole or op == "d") and self._batches is not None and self._batches.learn(value, event, plan, names)
+        if whole and not usual and "last" not in meta:
             self._look_for_run(event, meta, value, names)
-        if self._batches is not None and (before is None or op == "d") and not is_partial:
-            self._batches.learn(value, event, self._plans[fingerprint], names)
         window.add((op, fingerprint, before, after, is_partial, meta["commit_lsn"], meta["seq"], offset))
 
     def _look_for_run(self, event: dict[str, Any], meta: dict[str, Any], value: bytes, names: tuple[str, ...]) -> None:
@@ -678,14 +684,35 @@ class ApplySession:
             else:
                 by_shape.setdefault(change[1], []).append(change)
         effects = {fingerprint: _net_effect(self._plans[fingerprint], own) for fingerprint, own in by_shape.items()}
-        if None in effects.values() and any(isinstance(change, Batch) for change in changes):
-            return self._as_sets([*one_by_one(changes)])  # more can be proved with rows than with lines
+        self._look_at_rows(changes, by_shape, effects)
         for fingerprint, effect in effects.items():
             if effect is None:
                 self._in_order([change for change in by_shape[fingerprint] if not isinstance(change, Lines)])
             elif not self._target.apply_net(self._plans[fingerprint], effect):
                 return False
         return True
+
+    def _look_at_rows(
+        self,
+        changes: list[Change | Batch],
+        by_shape: dict[str, list[Change | Lines]],
+        effects: dict[str, NetEffect | None],
+    ) -> None:
+        """Where lines prove no net effect, rows may, and if not, they go in order."""
+        unclear = {
+            fingerprint
+            for fingerprint, effect in effects.items()
+            if effect is None and any(isinstance(change, Lines) for change in by_shape[fingerprint])
+        }
+        if not unclear:
+            return
+        for fingerprint in unclear:
+            by_shape[fingerprint] = []
+        for change in one_by_one(changes):
+            if change[1] in unclear:
+                by_shape[change[1]].append(change)
+        for fingerprint in unclear:
+            effects[fingerprint] = _net_effect(self._plans[fingerprint], by_shape[fingerprint])
 
     def _in_order(self, items: Sequence[Change | Batch]) -> None:
         changes = [*one_by_one(items)]

@@ -13,9 +13,10 @@ from typing import Any
 
 from cdc.events.net_effect import Batch, Change, Lines
 from cdc.events.position import Position
+from cdc.events.table import TableId
 from cdc.log.chain import Chain
 from cdc.log.compiled import ChangeReader
-from cdc.log.forms import has_usual_form
+from cdc.log.forms import has_usual_form, head_of
 from cdc.log.records import parse
 from cdc.ports import LogRecord, TablePlan
 from cdc.protocol.lsn import Lsn
@@ -45,18 +46,26 @@ class BatchReader:
 
     def __init__(self) -> None:
         self._reader = ChangeReader()
-        self._known: set[tuple[str, str]] = set()
+        self._judged: dict[tuple[TableId, str], tuple[bytes, str, bool]] = {}
+        """By table and operation: the head and the shape that were looked at last, and whether they are known."""
 
-    def learn(self, value: bytes, event: dict[str, Any], plan: TablePlan, names: tuple[str, ...]) -> None:
-        """From a change that was accepted, how those of its table and operation look; `names` are the columns."""
-        op, fingerprint = event["op"], event["cdc"]["rel"]
-        if (op, fingerprint) in self._known:
-            return
-        self._known.add((op, fingerprint))
+    def learn(self, value: bytes, event: dict[str, Any], plan: TablePlan, names: tuple[str, ...]) -> bool:
+        """From a change that was accepted, how those of its table and operation look; `names` are the columns. Whether
+        it is known now."""
+        op, fingerprint, head = event["op"], event["cdc"]["rel"], head_of(value)
+        what = (plan.schema.table, op)
+        judged = self._judged.get(what)
+        if judged is not None and judged[:2] == (head, fingerprint):
+            return judged[2]
+        if judged is not None:
+            self._reader.forget(judged[0])
         row = tuple(event["before"] if op == "d" else event["after"])
         key = plan.key if plan.collapsible else ()
-        if _goes_as_lines(plan, op, names) and set(key) <= set(row) and has_usual_form(value, event):
-            self._reader.learn(value, op, fingerprint, row, key)
+        known = _goes_as_lines(plan, op, names) and set(key) <= set(row) and has_usual_form(value, event)
+        if known:
+            self._reader.learn(head, op, fingerprint, row, key)
+        self._judged[what] = head, fingerprint, known
+        return known
 
     def read(self, records: Sequence[LogRecord], at: int, chain: Chain, leader: str) -> Gathered | None:
         """What can be taken from `records[at]` on; the chain has moved over it. None when that is nothing.
@@ -75,9 +84,8 @@ class BatchReader:
             offset = records[end - 1].offset() or 0
             commit_lsn, end_lsn = Lsn(reader.commit_lsn), Lsn(reader.end_lsn)
             position = Position(chain.epoch, commit_lsn, end_lsn, reader.committed_at_us, offset + 1, leader)
-        begun = None
-        if reader.complete < taken:
-            begun = Piece(self._batch(False, records[end : at + taken]), reader.size - reader.complete_size)
+        rest = self._batch(False, records[end : at + taken])
+        begun = Piece(rest, reader.size - reader.complete_size) if rest.number else None
         return Gathered(taken, whole, position, begun)
 
     def _batch(self, complete: bool, records: Sequence[LogRecord]) -> Batch:

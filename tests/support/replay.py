@@ -12,6 +12,7 @@ from unittest import mock
 import psycopg
 
 from cdc.events.assembler import Assembler, Resume
+from cdc.log.compiled import ChangeReader
 from cdc.log.envelope import Envelope, finished
 from cdc.protocol.lsn import Lsn
 from cdc.services.apply import ALIKE_BEFORE_RUN, SMALL_SEGMENT, ApplyLimits, ApplyService
@@ -131,11 +132,15 @@ class RecordedLog:
 class FollowerInTest:
     """A follower that takes a recorded log. Up to `small_segment` changes go one by one; `sets` counts the others.
 
-    Where all go as sets, each record that may begin a run (cdc/log/runs.py) does.
+    Where all go as sets, and nothing is compiled, each record that may begin a run (cdc/log/runs.py) does.
     """
 
-    def __init__(self, dsn: str, tables: Sequence[str], small_segment: int = SMALL_SEGMENT) -> None:
+    def __init__(
+        self, dsn: str, tables: Sequence[str], small_segment: int = SMALL_SEGMENT, is_compiled: bool = True
+    ) -> None:
+        """`is_compiled` where it can be."""
         self.dsn = dsn
+        self._change_reader = ChangeReader if is_compiled else None
         self.sets = 0
         self._tables = ", ".join(tables)
         self._small_segment = small_segment
@@ -160,6 +165,7 @@ class FollowerInTest:
         with (
             mock.patch("cdc.services.apply.SMALL_SEGMENT", self._small_segment),
             mock.patch("cdc.services.apply.ALIKE_BEFORE_RUN", ALIKE_BEFORE_RUN if self._small_segment else 0),
+            mock.patch("cdc.services.apply.ChangeReader", self._change_reader),
             mock.patch.object(target, "apply_net", wraps=target.apply_net) as apply_net,
         ):
             service.run(stop)

@@ -229,13 +229,44 @@ _NUMBERS = {"lsn", "ts_ms", "ts_us", "txId", "epoch", "commit_lsn", "prev", "seq
         lambda event: orjson.dumps({"x": {"y": 0, "lsn": 1}, **event}),
         lambda event: orjson.dumps({**event, "source": [{"y": 0, "lsn": 1}]}),
         lambda event: orjson.dumps({**event, "more": 1}),
+        lambda event: orjson.dumps({"x": {"y": 0, "lsn": 1}, **{k: v for k, v in event.items() if k != "source"}}),
         lambda event: orjson.dumps(event).replace(b',"lsn"', b', "lsn"'),
     ],
-    ids=["reordered", "indented", "another lsn", "no source", "more", "no lsn"],
+    ids=["reordered", "indented", "another lsn", "no source", "more", "no source at all", "no lsn"],
 )  # fmt: skip
 def test_what_is_written_otherwise_teaches_no_form(write: Callable[[Any], bytes]):
     value = write(orjson.loads(FIRST))
     assert not has_usual_form(value, orjson.loads(value))
+
+
+def _with(value: bytes, old: bytes, new: bytes) -> bytes:
+    assert old in value
+    return value.replace(old, new)
+
+
+def test_a_form_that_changed_is_learned_again():
+    """Another shape of the table, another version of capture, another name of the leader's database, and back again."""
+    shape, version = schema().fingerprint.encode(), b'"version":"0.1.0"'
+    usual = of_transactions(1)[0]
+    reader = BatchReader()
+    for value in (
+        usual,
+        _with(usual, shape, b"0123456789ab"),
+        usual,
+        _with(usual, version, b'"version":"0.2.0"'),
+        _with(usual, b'"db":"shop', b'"db":"other'),
+        usual,
+    ):
+        assert reader.read([Stored(value)], 0, Chain(1, 4000), "") is None
+        assert reader.learn(value, orjson.loads(value), PLAN, COLUMNS)
+        assert reader.learn(value, orjson.loads(value), PLAN, COLUMNS)
+        assert reader.read([Stored(value)] * 2, 0, Chain(1, 4000), "") is not None
+
+
+def test_a_deletion_that_lacks_a_column_of_the_key_is_not_learned():
+    value = deletes(ROW)[0]
+    plan = TablePlan(schema(), COLUMNS, ("id", "100%d"), collapsible=True, moves_values=False, one_by_one=False)
+    assert not BatchReader().learn(value, orjson.loads(value), plan, COLUMNS)
 
 
 @pytest.mark.parametrize(

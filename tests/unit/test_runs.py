@@ -204,7 +204,7 @@ def _message(table: int, op: str, row: tuple[str | None, ...]) -> bytes:
     return wire.message(1, "prefix", b"content")
 
 
-def _log(transactions: list[list[tuple[int, str, tuple[str | None, ...]]]]) -> list[bytes]:
+def log_of(transactions: list[list[tuple[int, str, tuple[str | None, ...]]]]) -> list[bytes]:
     frames = [wire.xlog(wire.relation(oid, "public", f"t{oid}", "d", WIRE_COLUMNS)) for oid in TABLES]
     lsn = 1000
     for transaction in transactions:
@@ -252,7 +252,7 @@ def _applied(log: list[bytes], alike_before_run: int | None, fetch: int) -> list
 def test_read_together_or_one_by_one_the_follower_gets_the_same(
     transactions: list[list[tuple[int, str, tuple[str | None, ...]]]], fetch: int
 ):
-    log = _log(transactions)
+    log = log_of(transactions)
     one_by_one = _applied(log, 10_000, fetch)
     assert _applied(log, 0, fetch) == one_by_one
     assert _applied(log, None, fetch) == one_by_one

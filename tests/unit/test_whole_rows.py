@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc.errors import LogError, ProtocolError
-from cdc.events.assembler import Assembler, Record, Resume
+from cdc.events.assembler import DESCRIBE_PREFIX, Assembler, Record, Resume
 from cdc.log import envelope
 from cdc.log.envelope import Envelope, Finisher
 from cdc.protocol.lsn import Lsn
@@ -55,6 +55,7 @@ def records_of(frames: list[bytes], compiled: bool, at_once: int = 1000, resume:
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
             patch.setattr(envelope, "WholeRows", None)
+            patch.setattr(envelope, "WholeTransactions", None)
         assembler = Assembler(Envelope("shop", "shopdb", "0.1.0", 1), Finisher("us"), TYPES, resume, lambda: NOW_US)
         records: list[Any] = []
         try:
@@ -83,6 +84,31 @@ def test_both_ways_go_on_alike_from_the_middle(data: st.DataObject):
     resume = Resume(Lsn(max(done, 1)), Lsn(done + 40), Lsn(partial), data.draw(st.integers(0, 3)) if partial else 0)
     frames = frames_of("one key", transactions)
     assert records_of(frames, True, resume=resume) == records_of(frames, False, resume=resume)
+
+
+between: st.SearchStrategy[list[bytes]] = st.one_of(
+    st.just([wire.keepalive(2**42, True, NOW_US)]),
+    st.builds(lambda oid, shape: [wire.xlog(wire.relation(oid, "public", f"t{oid}", "d", SHAPES[shape]))],
+              tables, st.sampled_from(sorted(SHAPES))),
+    st.just([]),
+)  # fmt: skip
+
+
+parts = st.tuples(st.lists(messages, min_size=1, max_size=3), between, st.booleans())
+
+
+@given(st.lists(parts, min_size=1, max_size=6), st.integers(1, 30))
+def test_both_ways_go_on_alike_whatever_comes_between(parts: list[tuple[list[bytes], list[bytes], bool]], at_once: int):
+    frames = frames_of("one key", [inner for inner, _, _ in parts])
+    whole: list[bytes] = frames[:2]
+    at = 2
+    for number, (inner, other, describe) in enumerate(parts):
+        whole += frames[at : at + len(inner) + 2]
+        at += len(inner) + 2
+        if describe:
+            whole.append(wire.xlog(wire.message(2**40 + number * 1000 + 950, DESCRIBE_PREFIX, b"", False), 0))
+        whole += other
+    assert records_of(whole, True, at_once) == records_of(whole, False, at_once)
 
 
 @pytest.mark.parametrize("rows_each", [1, 2, 31, 32, 33, 70])
