@@ -66,7 +66,7 @@ class TablePlan:
     collapsible: bool
     """The key is all that finds a row, and the follower has no columns of its own to keep."""
     moves_values: bool
-    """Another unique index could see two rows swap a value: updates must keep their order."""
+    """Another unique index could see two rows exchange a value: a set of updates may fail where replay does not."""
     one_by_one: bool
     """Triggers fire for the applier too, so that each change counts; or there is no column that COPY could fill."""
 

@@ -4,10 +4,7 @@ A window holds whole leader transactions, as many as are there when the last com
 rows and bytes. A leader transaction larger than the bound is applied piece by piece inside one open
 transaction of the follower, so memory stays flat and nobody sees a part of it.
 
-Inside a window each table is written once a row (`net_effect`). Where that is not provably the same as serial replay -
-no key, another unique index with updates, triggers that fire for the applier, columns that only the
-follower has - the changes of that table run one by one in source order. When a set does not meet
-exactly the rows it must, the whole piece is undone and runs again one by one, which names the culprit.
+How a window reaches the follower is in `replay.py`.
 """
 
 from __future__ import annotations
@@ -16,11 +13,11 @@ import gc
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count, islice
-from operator import itemgetter, methodcaller
+from operator import methodcaller
 from typing import Any, NoReturn
 
 import structlog
@@ -36,17 +33,6 @@ from cdc.errors import (
     RetryableError,
     TerminalError,
 )
-from cdc.events.net_effect import (
-    Batch,
-    Change,
-    Lines,
-    NetEffect,
-    NotCollapsible,
-    collapse,
-    inserts_only,
-    one_by_one,
-    only,
-)
 from cdc.events.position import Position, TransactionName
 from cdc.events.table import TableId, TableSchema
 from cdc.log.chain import Chain, Verdict
@@ -54,10 +40,8 @@ from cdc.log.compiled import HOW_ROWS_PASS, ChangeReader
 from cdc.log.parts import PartJoiner
 from cdc.log.records import (
     MalformedError,
-    Truncation,
     check_link,
     check_row,
-    check_texts,
     is_later_part,
     kind_of,
     names_in_rows,
@@ -77,6 +61,7 @@ from cdc.services.batches import BatchReader
 from cdc.services.health import Health
 from cdc.services.lag import removal_is_near
 from cdc.services.meters import ApplyMeter
+from cdc.services.replay import Replay
 from cdc.services.window import Item, Window
 from cdc.stop import StopToken
 
@@ -102,9 +87,6 @@ noticed before."""
 
 ALIKE_BEFORE_RUN = 8
 """So many changes that are alike make it likely that more follow; learning a run costs as much as reading a few."""
-
-SMALL_SEGMENT = 100
-"""Up to so many changes go one by one in one round trip; setting up COPY and staging costs more."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +237,7 @@ class ApplySession:
         self._window = Window()
         self._plans: dict[str, TablePlan] = {}
         self._names: dict[str, tuple[str, ...]] = {}
+        self._replay = Replay(target, self._plans)
         self._schemas: dict[str, TableSchema] = {}
         self._new_schemas: list[TableSchema] = []
         self._sequences: dict[TableId, int] = {}
@@ -634,138 +617,4 @@ class ApplySession:
     def _apply(self, items: list[Item]) -> None:
         if self.careful_until is not None or self._stop_at is not None:
             self._target.wait_for_locks()
-        try:
-            for segment in self._segments(items):
-                if isinstance(segment, Truncation):
-                    self._target.truncate(segment)
-                else:
-                    self._apply_segment(segment)
-        except (TypeError, ValueError):
-            # COPY's text takes nothing but text; looking at each value before would cost more than all the rest.
-            _check_all_texts(items)
-            raise
-
-    def _segments(self, items: list[Item]) -> Iterator[list[Change | Batch] | Truncation]:
-        """Runs of changes in which the order between tables does not matter and each table has one shape."""
-        run: list[Change | Batch] = []
-        shapes: dict[str, TableId] = {}
-        for item in _with_one_shape_a_table(items, self._plans):
-            if isinstance(item, Truncation):
-                if run:
-                    yield run
-                yield item
-                run, shapes = [], {}
-                continue
-            own = {fingerprint: self._plans[fingerprint].schema.table for fingerprint in _shapes_of(item)}
-            if any(table in shapes.values() for fingerprint, table in own.items() if fingerprint not in shapes):
-                yield run
-                run, shapes = [], {}
-            shapes |= own
-            run.append(item)
-        if run:
-            yield run
-
-    def _apply_segment(self, changes: list[Change | Batch]) -> None:
-        if _is_small(changes):
-            self._in_order(changes)
-            return
-        self._target.savepoint()
-        if not self._as_sets(changes):
-            log.info("a set did not meet exactly its rows, replaying one by one", changes=_count(changes))
-            self._target.back_to_savepoint()
-            self._in_order(changes)
-
-    def _as_sets(self, changes: list[Change | Batch]) -> bool:
-        by_shape: dict[str, list[Change | Lines]] = {}
-        for change in changes:
-            if isinstance(change, Batch):
-                for lines in change.tables:
-                    by_shape.setdefault(lines.fingerprint, []).append(lines)
-            else:
-                by_shape.setdefault(change[1], []).append(change)
-        effects = {fingerprint: _net_effect(self._plans[fingerprint], own) for fingerprint, own in by_shape.items()}
-        self._look_at_rows(changes, by_shape, effects)
-        for fingerprint, effect in effects.items():
-            if effect is None:
-                self._in_order([change for change in by_shape[fingerprint] if not isinstance(change, Lines)])
-            elif not self._target.apply_net(self._plans[fingerprint], effect):
-                return False
-        return True
-
-    def _look_at_rows(
-        self,
-        changes: list[Change | Batch],
-        by_shape: dict[str, list[Change | Lines]],
-        effects: dict[str, NetEffect | None],
-    ) -> None:
-        """Where lines prove no net effect, rows may, and if not, they go in order."""
-        unclear = {
-            fingerprint
-            for fingerprint, effect in effects.items()
-            if effect is None and any(isinstance(change, Lines) for change in by_shape[fingerprint])
-        }
-        if not unclear:
-            return
-        for fingerprint in unclear:
-            by_shape[fingerprint] = []
-        for change in one_by_one(changes):
-            if change[1] in unclear:
-                by_shape[change[1]].append(change)
-        for fingerprint in unclear:
-            effects[fingerprint] = _net_effect(self._plans[fingerprint], by_shape[fingerprint])
-
-    def _in_order(self, items: Sequence[Change | Batch]) -> None:
-        changes = [*one_by_one(items)]
-        _check_all_texts(changes)
-        plans = self._plans
-        self._target.apply_in_order([(plans[change[1]], change) for change in changes])
-
-
-def _with_one_shape_a_table(items: Iterable[Item], plans: Mapping[str, TablePlan]) -> Iterator[Item]:
-    """The same, with batches that hold two shapes of a table one by one. No log of ours has such: a record that
-    describes the new shape stands before it."""
-    for item in items:
-        if isinstance(item, Batch) and len({plans[shape].schema.table for shape in _shapes_of(item)}) < len(
-            item.tables
-        ):
-            yield from item.changes()
-        else:
-            yield item
-
-
-def _shapes_of(item: Change | Batch) -> Iterable[str]:
-    return (lines.fingerprint for lines in item.tables) if isinstance(item, Batch) else (item[1],)
-
-
-def _count(changes: Iterable[Change | Batch]) -> int:
-    return sum(change.number if isinstance(change, Batch) else 1 for change in changes)
-
-
-def _is_small(changes: Sequence[Change | Batch]) -> bool:
-    return len(changes) <= SMALL_SEGMENT and _count(changes) <= SMALL_SEGMENT
-
-
-def _check_all_texts(items: Iterable[Item]) -> None:
-    """Raises LogError for the first change with a value that is not text."""
-    for item in items:
-        if not isinstance(item, Truncation | Batch):
-            try:
-                check_texts(item[2])
-                check_texts(item[3])
-            except MalformedError as error:
-                raise unfit(item[7], error) from error
-
-
-def _net_effect(plan: TablePlan, changes: list[Change | Lines]) -> NetEffect | None:
-    """What `changes` of one table come to, or None where only source order is provably right."""
-    if plan.one_by_one:
-        return None
-    if all(only("c", change) for change in changes):
-        return inserts_only(changes)
-    if not plan.collapsible:
-        return None
-    try:
-        effect = collapse(changes, itemgetter(*plan.key), plan.columns)
-    except NotCollapsible:
-        return None
-    return None if plan.moves_values and effect.updates else effect
+        self._replay.apply(items)

@@ -97,7 +97,7 @@ def _goes_as_lines(plan: TablePlan, op: str, names: tuple[str, ...]) -> bool:
     """Whether the target can use the rows as they stand in the log, and does not mind their order."""
     if plan.one_by_one or plan.columns != names:
         return False
-    return op == "c" or (plan.collapsible and (op == "d" or not plan.moves_values))
+    return op == "c" or plan.collapsible
 
 
 def _changes_of(records: Sequence[LogRecord]) -> list[Change]:

@@ -15,7 +15,8 @@ from cdc.events.assembler import Assembler, Resume
 from cdc.log.compiled import ChangeReader
 from cdc.log.envelope import Envelope, finished
 from cdc.protocol.lsn import Lsn
-from cdc.services.apply import ALIKE_BEFORE_RUN, SMALL_SEGMENT, ApplyLimits, ApplyService
+from cdc.services.apply import ALIKE_BEFORE_RUN, ApplyLimits, ApplyService
+from cdc.services.replay import SMALL_SEGMENT
 from cdc.stop import StopToken
 from connectors.postgres.connection import connect
 from connectors.postgres.leader import Leader
@@ -163,7 +164,7 @@ class FollowerInTest:
         target = PostgresTarget(self.dsn, "follower", LOG, stop.wait)
         service = ApplyService(lambda: RecordedLog(values, stop), target, "follower", limits)
         with (
-            mock.patch("cdc.services.apply.SMALL_SEGMENT", self._small_segment),
+            mock.patch("cdc.services.replay.SMALL_SEGMENT", self._small_segment),
             mock.patch("cdc.services.apply.ALIKE_BEFORE_RUN", ALIKE_BEFORE_RUN if self._small_segment else 0),
             mock.patch("cdc.services.apply.ChangeReader", self._change_reader),
             mock.patch.object(target, "apply_net", wraps=target.apply_net) as apply_net,

@@ -33,11 +33,14 @@ def test_the_hot_path_is_compiled_where_a_compiler_is():
 
 
 ORDERLY = {"one_by_one": True, "collapsible": False}
-SWAPPING = {"moves_values": True}
+EXCHANGING = {"moves_values": True}
+KEYLESS = {"collapsible": False}
 
 
-def effects(log: list[bytes], special: dict[str, bool], *, is_compiled: bool) -> dict[str, list[NetEffect]]:
-    """By table, what was applied as sets; the first table's plan is a `special` one."""
+def effects(
+    log: list[bytes], special: dict[str, bool], *, is_compiled: bool, fails: bool = False, rows: int = 1000
+) -> dict[str, list[NetEffect]]:
+    """By table, what was applied as sets, or tried to; the first table's plan is a `special` one."""
     stop = StopToken()
     target = create_autospec(PostgresTarget, instance=True)
     target.copied_ahead.return_value = {}
@@ -52,13 +55,13 @@ def effects(log: list[bytes], special: dict[str, bool], *, is_compiled: bool) ->
 
     def apply_net(plan: TablePlan, effect: NetEffect) -> bool:
         found.setdefault(plan.schema.table.name, []).append(effect)
-        return True
+        return not fails
 
     target.plan.side_effect, target.apply_net.side_effect = plan, apply_net
-    service = ApplyService(lambda: RecordedLog(log, stop), target, "follower", ApplyLimits(rows=1000))
+    service = ApplyService(lambda: RecordedLog(log, stop), target, "follower", ApplyLimits(rows=rows, fetch=rows))
     with (
         collector_as_it_was(),
-        patch("cdc.services.apply.SMALL_SEGMENT", 0),
+        patch("cdc.services.replay.SMALL_SEGMENT", 0),
         patch("cdc.services.apply.ChangeReader", ChangeReader if is_compiled else None),
     ):
         service.run(stop)
@@ -74,7 +77,7 @@ def changes(table: int, op: str, count: int) -> list[tuple[int, str, tuple[str |
 
 
 @compiled
-@pytest.mark.parametrize("special", [ORDERLY, SWAPPING])
+@pytest.mark.parametrize("special", [ORDERLY, KEYLESS])
 def test_a_table_whose_changes_keep_their_order_leaves_the_lines_of_others_alone(special: dict[str, bool]):
     log = log_of([changes(TABLES[0], "update", 1) + changes(TABLES[1], "insert", 20)])
     (effect,) = effects(log, special, is_compiled=True)[f"t{TABLES[1]}"]
@@ -94,5 +97,17 @@ def test_lines_of_a_table_become_rows_again_where_only_rows_prove_the_net_effect
 def test_updates_that_must_keep_their_order_are_read_as_a_run(is_compiled: bool):
     log = log_of([changes(TABLES[0], "update", 50)])
     with patch.object(Run, "rows", autospec=True, side_effect=Run.rows) as rows:
-        assert effects(log, SWAPPING, is_compiled=is_compiled) == {}
+        assert effects(log, KEYLESS, is_compiled=is_compiled) == {}
     assert rows.call_count > 0
+
+
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=compiled), False])
+def test_a_table_whose_rows_exchange_unique_values_goes_in_order_for_a_while(is_compiled: bool):
+    log = log_of([changes(TABLES[0], "update", 5)] * 8)
+    name = f"t{TABLES[0]}"
+    assert len(effects(log, EXCHANGING, is_compiled=is_compiled, rows=10)[name]) == 4, "windows of two transactions"
+    with patch("cdc.services.replay.WINDOWS_IN_ORDER", 2):
+        assert len(effects(log, EXCHANGING, is_compiled=is_compiled, rows=10, fails=True)[name]) == 2, (
+            "the first and the last"
+        )
+    assert len(effects(log, {}, is_compiled=is_compiled, rows=10, fails=True)[name]) == 4, "it was something else"

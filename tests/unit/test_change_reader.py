@@ -274,7 +274,6 @@ def test_a_deletion_that_lacks_a_column_of_the_key_is_not_learned():
     [
         ("c", TablePlan(schema(), COLUMNS, ("id",), collapsible=False, moves_values=False, one_by_one=True)),
         ("c", TablePlan(schema(), COLUMNS[:2], ("id",), collapsible=False, moves_values=False, one_by_one=False)),
-        ("u", TablePlan(schema(), COLUMNS, ("id",), collapsible=True, moves_values=True, one_by_one=False)),
         ("u", TablePlan(schema(), COLUMNS, (), collapsible=False, moves_values=False, one_by_one=False)),
         ("d", TablePlan(schema(), COLUMNS, (), collapsible=False, moves_values=False, one_by_one=False)),
     ],

@@ -239,7 +239,7 @@ def _applied(log: list[bytes], alike_before_run: int | None, fetch: int) -> list
     service = ApplyService(lambda: RecordedLog(log, stop), target, "follower", ApplyLimits(rows=30, fetch=fetch))
     with (
         collector_as_it_was(),
-        patch("cdc.services.apply.SMALL_SEGMENT", 1000),
+        patch("cdc.services.replay.SMALL_SEGMENT", 1000),
         patch("cdc.services.apply.ALIKE_BEFORE_RUN", alike_before_run or 0),
         patch("cdc.services.apply.ChangeReader", compiled.ChangeReader if alike_before_run is None else None),
     ):
