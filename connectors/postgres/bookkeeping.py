@@ -50,8 +50,12 @@ def complete_bookkeeping(connection: psycopg.Connection, node: str) -> bool:
 
 
 def _is_complete(connection: psycopg.Connection) -> bool:
-    """The function is what came last."""
-    query = "SELECT to_regprocedure('cdc.wait_for(pg_lsn, interval)') IS NOT NULL"
+    """Whether all is there that came after the first version."""
+    query = """
+        SELECT to_regprocedure('cdc.wait_for(pg_lsn, interval)') IS NOT NULL
+           AND NOT EXISTS (SELECT FROM unnest(ARRAY['decision', 'blocked', 'epoch_end', 'copied_ahead']) name
+                           WHERE to_regclass('cdc.' || name) IS NULL)
+        """
     return connection.execute(query).fetchone() == (True,)
 
 

@@ -319,8 +319,12 @@ def test_a_renamed_schema_blocks_until_it_is_renamed_here(postgres_version: int,
     pipeline.catch_up()
 
     # When it gets another name, then nothing is written under the old one, and all under the new one once it is here.
+    if postgres_version < 16:  # ops/reference/limits.md
+        assert pipeline.group.stop("capture") == 0
+    pipeline.execute("ALTER SCHEMA app RENAME TO shop")
+    if postgres_version < 16:
+        pipeline.start_capture()
     pipeline.execute(
-        "ALTER SCHEMA app RENAME TO shop",
         "INSERT INTO shop.t VALUES (2, 'after')",
         "UPDATE shop.t SET x = 'changed' WHERE id = 1",
         "INSERT INTO shop.quiet VALUES (1, 'first')",
