@@ -89,10 +89,10 @@ def test_rows_of_the_follower_are_those_of_the_leader(postgres_version: int, gro
         transact(group, rows, transaction)
     group.catch_up(FOLLOWER)
 
-    # Then the follower holds the same, and sets were right at the first go.
+    # Then the follower holds the same, and sets were right at the first go, but where rows exchange unique values.
     group.assert_equal((f"{rows}.{case.name}", f"{rows}_private.{case.name}"), FOLLOWER)
     said = group.log_of(f"apply {FOLLOWER}")[said_before:]
-    assert FALLBACK not in said
+    assert case.name == "swap" or FALLBACK not in said
 
 
 def test_steps_of_a_case_in_one_transaction_come_to_the_same(postgres_version: int, group: Pipeline):
