@@ -52,7 +52,7 @@ def test_a_password_that_is_changed_is_told_and_read_again(
             # When the password is changed on the server first, as everybody does it,
             run_sql(server.dsn(), f"ALTER ROLE daemon PASSWORD '{NEW}'")
 
-            # then both say so more than once, the applier first (without capture it has no use for its session), run on,
+            # then both say so more than once, the applier first (without capture it does not use its session), run on,
             for daemon, end in zip(DAEMONS, (END_THOSE_OF_APPLY, END_SESSIONS), strict=True):
                 run_sql(server.dsn(), end)
                 assert wait_for(lambda: refusals(pipeline, daemon) > 1, seconds=30), pipeline.log_of(daemon)  # noqa: B023

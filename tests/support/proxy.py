@@ -168,6 +168,10 @@ class Proxy:
 
     async def _refuse(self) -> None:
         if self._server is not None:
+            for listener in self._server.sockets:
+                self._loop.remove_reader(listener.fileno())
+            for _ in range(3):  # asyncio drops, unclosed, what it has accepted when the server closes meanwhile
+                await asyncio.sleep(0)
             self._server.close()
             self._server = None
         for connection in list(self._connections):
