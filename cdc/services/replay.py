@@ -8,6 +8,7 @@ and runs again one by one, which names the culprit if there is one (`ops/decisio
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
@@ -45,7 +46,7 @@ class Replay:
     def __init__(self, target: Target, plans: Mapping[str, TablePlan]) -> None:
         self._target = target
         self._plans = plans
-        self._exchanges: dict[str, int] = {}
+        self._exchanges: Counter[str] = Counter()
         """Windows that are still to go in order, by shape."""
 
     def apply(self, items: list[Item]) -> None:
@@ -98,8 +99,17 @@ class Replay:
                     by_shape.setdefault(lines.fingerprint, []).append(lines)
             else:
                 by_shape.setdefault(change[1], []).append(change)
-        effects = {fingerprint: self._net_effect(fingerprint, own) for fingerprint, own in by_shape.items()}
-        self._look_at_rows(changes, by_shape, effects)
+        effects = {fingerprint: _net_effect(self._plans[fingerprint], own) for fingerprint, own in by_shape.items()}
+        # Where lines prove no net effect, rows may, and if not, they go in order.
+        for fingerprint in _as_rows(changes, by_shape, [shape for shape, effect in effects.items() if effect is None]):
+            effects[fingerprint] = _net_effect(self._plans[fingerprint], by_shape[fingerprint])
+        exchanging = [
+            shape for shape, effect in effects.items() if effect and effect.updates and self._exchanges[shape]
+        ]
+        _as_rows(changes, by_shape, exchanging)
+        for fingerprint in exchanging:
+            self._exchanges[fingerprint] -= 1
+            effects[fingerprint] = None
         for fingerprint, effect in effects.items():
             plan = self._plans[fingerprint]
             if effect is None:
@@ -110,41 +120,24 @@ class Replay:
                 return False
         return True
 
-    def _net_effect(self, fingerprint: str, changes: list[Change | Lines]) -> NetEffect | None:
-        effect = _net_effect(self._plans[fingerprint], changes)
-        windows = self._exchanges.get(fingerprint, 0)
-        if effect is None or not effect.updates or not windows:
-            return effect
-        self._exchanges[fingerprint] = windows - 1
-        return None
-
-    def _look_at_rows(
-        self,
-        changes: list[Change | Batch],
-        by_shape: dict[str, list[Change | Lines]],
-        effects: dict[str, NetEffect | None],
-    ) -> None:
-        """Where lines prove no net effect, rows may, and if not, they go in order."""
-        unclear = {
-            fingerprint
-            for fingerprint, effect in effects.items()
-            if effect is None and any(isinstance(change, Lines) for change in by_shape[fingerprint])
-        }
-        if not unclear:
-            return
-        for fingerprint in unclear:
-            by_shape[fingerprint] = []
-        for change in one_by_one(changes):
-            if change[1] in unclear:
-                by_shape[change[1]].append(change)
-        for fingerprint in unclear:
-            effects[fingerprint] = self._net_effect(fingerprint, by_shape[fingerprint])
-
     def _in_order(self, items: Sequence[Change | Batch]) -> None:
         changes = [*one_by_one(items)]
         _check_all_texts(changes)
         plans = self._plans
         self._target.apply_in_order([(plans[change[1]], change) for change in changes])
+
+
+def _as_rows(
+    changes: list[Change | Batch], by_shape: dict[str, list[Change | Lines]], shapes: Iterable[str]
+) -> set[str]:
+    """Let those of `shapes` that have lines in `by_shape` have the rows of `changes` there; which these are."""
+    with_lines = {shape for shape in shapes if any(isinstance(change, Lines) for change in by_shape[shape])}
+    if with_lines:
+        by_shape.update({shape: [] for shape in with_lines})
+        for change in one_by_one(changes):
+            if change[1] in with_lines:
+                by_shape[change[1]].append(change)
+    return with_lines
 
 
 def _with_one_shape_a_table(items: Iterable[Item], plans: Mapping[str, TablePlan]) -> Iterator[Item]:

@@ -110,4 +110,6 @@ def test_a_table_whose_rows_exchange_unique_values_goes_in_order_for_a_while(is_
         assert len(effects(log, EXCHANGING, is_compiled=is_compiled, rows=10, fails=True)[name]) == 2, (
             "the first and the last"
         )
+    with patch("cdc.services.replay.WINDOWS_IN_ORDER", 3):
+        assert len(effects(log, EXCHANGING, is_compiled=is_compiled, rows=10, fails=True)[name]) == 1, "three rest"
     assert len(effects(log, {}, is_compiled=is_compiled, rows=10, fails=True)[name]) == 4, "it was something else"
