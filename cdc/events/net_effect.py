@@ -4,7 +4,7 @@ Works on one table and one shape of it at a time. A change is a plain tuple (see
 `dict` that the log carried: column name to text or None. Nothing here knows SQL.
 
 The result equals serial replay as long as the key is the only thing that finds a row; where that is
-not so the caller replays row by row (`cdc/services/apply.py` says when). Key texts are compared, not
+not so the caller replays row by row (`cdc/services/replay.py` says when). Key texts are compared, not
 key values: two texts that are equal to PostgreSQL (`1.0` and `1.00`) are never alive together, and
 deletes run before inserts.
 """

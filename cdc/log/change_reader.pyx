@@ -136,7 +136,6 @@ cdef class ChangeReader:
     cdef dict _rows
     cdef char* _line
     cdef Py_ssize_t _room
-    cdef uint64_t _epoch
     cdef bytes _ending
     # of the record that was read last
     cdef uint64_t _record_epoch, _record_commit, _record_prev, _record_seq, _record_end, _record_time
@@ -178,7 +177,6 @@ cdef class ChangeReader:
         cdef _Rows last_touched = None
         cdef _Form form
         self._rows = {}
-        self._epoch = epoch
         self._ending = b',"leader":' + orjson.dumps(leader) + _END if leader else _END
         self.complete = self.size = self.complete_size = 0
         while at < count:
@@ -250,7 +248,7 @@ cdef class ChangeReader:
         if form is not None:
             at = _past(start, end, form.head)
         if at == NULL:
-            form = self._forms.get(value[: value.find(_LSN) + 7])
+            form = self._forms.get(value[: value.find(_LSN) + PyBytes_GET_SIZE(_LSN)])
             if form is None:
                 return False
             self._form = form

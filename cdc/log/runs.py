@@ -29,15 +29,8 @@ class Run:
 
     __slots__ = ("_end", "_head", "_middle", "commit_lsn", "fingerprint", "names", "op")
 
-    def __init__(
-        self,
-        event: dict[str, Any],
-        names: tuple[str, ...],
-        head: bytes,
-        middle: tuple[bytes, bytes],
-        end: tuple[bytes, bytes],
-    ) -> None:
-        """`head` stands before the LSN, `middle` before the row and `end` after it, before and after the number."""
+    def __init__(self, event: dict[str, Any], names: tuple[str, ...], head: bytes, middle: bytes, end: bytes) -> None:
+        """`head` stands before the LSN, `middle` before the row and `end` after it, with %d where the number is."""
         self.op: str = event["op"]
         self.fingerprint: str = event["cdc"]["rel"]
         self.commit_lsn: int = event["cdc"]["commit_lsn"]
@@ -58,14 +51,14 @@ class Run:
             after_seq = value.index(b",", seq)
         except ValueError:
             return None
-        middle = value[after_lsn:number], value[after_number : after_number + len(_BEFORE_ROW)]
-        run = cls(event, names, value[:lsn], middle, (value[after_row:seq], value[after_seq:]))
+        middle = _with_number(value[after_lsn:number], value[after_number : after_number + len(_BEFORE_ROW)])
+        run = cls(event, names, value[:lsn], middle, _with_number(value[after_row:seq], value[after_seq:]))
         return run if run._would_be(event) else None
 
     def _would_be(self, event: dict[str, Any]) -> bool:
         """Whether the three places are those of which JSON's rules make LSN, number and row."""
         try:
-            other = orjson.loads(self._head + b"1" + b"0".join(self._middle) + b"0".join(self._end))
+            other = orjson.loads(self._head + b"1" + self._middle % 0 + self._end % 0)
             source, transaction, cdc = other["source"], other["transaction"], other["cdc"]
             if (source["lsn"], transaction["total_order"], cdc["seq"], other["after"]) != (1, 0, 0, {}):
                 return False
@@ -79,7 +72,7 @@ class Run:
         """The rows of the first `values` that go on with this run, numbered from `seq` on, and their values' size; of
         many, only some. None at all when one of them is not what it must be: who reads them one by one finds out which.
         """
-        head, middle, end = self._head, _with_number(*self._middle), _with_number(*self._end)
+        head, middle, end = self._head, self._middle, self._end
         after_head = len(head)
         texts = []
         size = 0

@@ -25,9 +25,9 @@ class Window:
     _complete: tuple[int, int, int] = (0, 0, 0)
     """Items, changes and size up to that place."""
 
-    def add(self, item: Item, changes: int = 1) -> None:
+    def add(self, item: Item) -> None:
         self.items.append(item)
-        self.changes += changes
+        self.changes += 1
 
     def add_all(self, items: Sequence[Item], changes: int, size: int) -> None:
         self.items += items
