@@ -20,6 +20,8 @@ FORMAT = 1
 """The newest format of records that this version reads. A record of a newer one says so in `cdc.format`."""
 
 _REMEDY = "find out who writes to the topic; nothing after this record is applied"
+EPOCH_MARK = b"cdc.epoch"
+"""In the bytes of every `epoch` record, and of next to no other."""
 _KINDS = frozenset(("epoch", "mark", "schema", "runbook", "part"))
 UNNUMBERED = frozenset(("schema", "runbook"))
 _GREATEST_EPOCH = 2**63 - 1

@@ -50,6 +50,7 @@ class TailScan:
         self._next_offset = 0
         self._partial = (0, 0)
         self._streamed = 0
+        self._led = False
 
     def add(self, offset: int, value: bytes) -> None:
         """Raises LogError when the record is not ours."""
@@ -87,6 +88,10 @@ class TailScan:
             self._streamed,
         )
 
+    def outranks(self, epoch: int) -> bool:
+        """Whether a record before the window that claims `epoch` changes nothing of what was found."""
+        return epoch < self._epoch or (epoch == self._epoch and self._led)
+
     def _join(self, meta: dict[str, Any], event: dict[str, Any]) -> bytes | None:
         if not self._parts.pending and is_later_part(meta):
             return None  # its beginning lies before the window
@@ -100,7 +105,7 @@ class TailScan:
         if meta.get("kind") == "epoch" and not self._opens(epoch):
             return
         if epoch > self._epoch:
-            self._epoch, self._complete, self._partial, self._streamed = epoch, None, (0, 0), 0
+            self._epoch, self._complete, self._partial, self._streamed, self._led = epoch, None, (0, 0), 0, False
         newest = self._complete[1] if self._complete else 0
         if commit_lsn <= newest:
             return  # a repeat
@@ -110,6 +115,8 @@ class TailScan:
             self._partial = (0, 0)
             if "kind" not in meta:
                 self._streamed = commit_lsn
+            # Two may have claimed an epoch; who writes on in it is the one that has it.
+            self._led |= meta.get("kind") != "epoch"
         elif (commit_lsn, seq) > self._partial:
             self._partial = (commit_lsn, seq)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +16,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from cdc.errors import CdcError, LogError, RetryableError
-from cdc.log.records import parse
+from cdc.log.records import EPOCH_MARK, parse
 from cdc.log.tail import LogTail, TailScan
 from cdc.promotion_ports import EpochStart
 from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, Refusal, translate
@@ -37,6 +38,25 @@ _PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RES
 """Reported in passing while the client goes on by itself."""
 _SILENT_SECONDS = 10.0
 """Without a record, after which the broker is asked whether there are any. Heartbeats come far more often."""
+
+
+@dataclass
+class _Window:
+    """What is read of a log that goes from `low` to `high`: from `start` on, `size` bytes of values so far."""
+
+    low: int
+    high: int
+    deadline: float
+    on_wait: Callable[[], None]
+    start: int = 0
+    size: int = 0
+
+    def next_step(self, depth_bytes: int) -> int:
+        """How many records to go back from the end next time: as many as have `depth_bytes` if all are alike."""
+        records = self.high - self.start
+        if depth_bytes <= self.size:
+            return records * _TAIL_STEP_GROWTH
+        return max(records * 2, records * depth_bytes // max(self.size, 1) + 1)
 
 
 class LogReader:
@@ -159,24 +179,14 @@ class LogReader:
                 "that nothing was published: start a new group and bootstrap the followers",
                 self._where,
             )
-        deadline = time.monotonic() + _TAIL_SECONDS
-        scan = TailScan(high)
-        step, start = _TAIL_FIRST_STEP, high
+        window = _Window(low, high, time.monotonic() + _TAIL_SECONDS, on_wait or _nothing)
         try:
-            while start > low:
-                start = max(low, min(high - step, high if back_to is None else back_to))
-                scan.begin(whole=start == low)
-                size = 0
-                for message in self._range(start, high, deadline, on_wait or _nothing):
-                    value = message.value() or b""
-                    size += len(value)
-                    scan.add(int(message.offset() or 0), value)
-                tail = scan.tail()
-                if tail is not None and size >= depth_bytes:
-                    return tail
-                step = _next_step(high - start, size, depth_bytes if tail is not None else 0)
+            scan = self._scan(window, 0, back_to)
+            if window.size < depth_bytes and self._newer_claim(window, scan, depth_bytes):
+                scan = self._scan(window, depth_bytes, back_to)
         finally:
             self._consumer.unassign()
+        tail = scan.tail()
         if tail is not None:
             return tail
         raise LogError(
@@ -185,6 +195,42 @@ class LogReader:
             "not ours: start a new group and bootstrap the followers",
             self._where,
         )
+
+    def _scan(self, window: _Window, depth_bytes: int, back_to: int | None) -> TailScan:
+        """Of a window that is enlarged until it has a complete transaction and `depth_bytes` of values, or all."""
+        scan, step, enough = TailScan(window.high), _TAIL_FIRST_STEP, False
+        window.start = window.high
+        while window.start > window.low and not enough:
+            window.start = max(window.low, min(window.high - step, window.high if back_to is None else back_to))
+            window.size = 0
+            scan.begin(whole=window.start == window.low)
+            for message in self._range(window.start, window.high, window.deadline, window.on_wait):
+                value = message.value() or b""
+                window.size += len(value)
+                scan.add(int(message.offset() or 0), value)
+            found = scan.tail() is not None
+            enough = found and window.size >= depth_bytes
+            step = window.next_step(depth_bytes if found else 0)
+        return scan
+
+    def _newer_claim(self, window: _Window, scan: TailScan, depth_bytes: int) -> bool:
+        """Whether what lies before the window, down to `depth_bytes`, may say that another node leads. Goes by bytes
+        alone: to read all of it like the window takes seconds."""
+        tail, end, size = scan.tail(), window.start, window.size
+        if tail is None:
+            return False
+        while end > window.low and size < depth_bytes:
+            step = max(_TAIL_FIRST_STEP, (depth_bytes - size) * (window.high - end) // max(size, 1))
+            start = max(window.low, end - step)
+            for message in self._range(start, end, window.deadline, window.on_wait):
+                value = message.value() or b""
+                size += len(value)
+                if EPOCH_MARK in value:
+                    _, meta = parse(value, int(message.offset() or 0))
+                    if meta.get("kind") == "epoch" and not scan.outranks(meta["epoch"]):
+                        return True
+            end = start
+        return False
 
     def find_epoch(self, epoch: int, depth_bytes: int, not_before: int | None = None) -> EpochStart | None:
         """The record that begins `epoch`: of several that claim it the first. None when it is not in the log.
@@ -202,12 +248,13 @@ class LogReader:
                 older, size = start == low, depth_bytes if start == low else 0
                 for message in self._range(start, high, deadline, _nothing):
                     offset, value = int(message.offset() or 0), message.value() or b""
-                    _, meta = parse(value, offset)
-                    if meta.get("kind") == "epoch" and meta["epoch"] == epoch:
-                        if older and size >= depth_bytes:
-                            return EpochStart(offset, meta["leader"], meta.get("promotion"))
-                        break
-                    older |= meta["epoch"] < epoch
+                    if not older or EPOCH_MARK in value:
+                        _, meta = parse(value, offset)
+                        if meta.get("kind") == "epoch" and meta["epoch"] == epoch:
+                            if older and size >= depth_bytes:
+                                return EpochStart(offset, meta["leader"], meta.get("promotion"))
+                            break
+                        older |= meta["epoch"] < epoch
                     size += len(value)
                 step *= _TAIL_STEP_GROWTH
         finally:
@@ -322,13 +369,6 @@ class LogReader:
 
 def _size(messages: Sequence[Message]) -> int:
     return sum(map(len, messages))
-
-
-def _next_step(records: int, size: int, depth_bytes: int) -> int:
-    """How many records to go back after `records` of `size` bytes: as many as have `depth_bytes` if they are alike."""
-    if depth_bytes <= size:
-        return records * _TAIL_STEP_GROWTH
-    return max(records * 2, records * depth_bytes // max(size, 1) + 1)
 
 
 def _nothing() -> None:

@@ -59,3 +59,18 @@ def test_of_two_claims_the_first_counts_whatever_lies_between_them(kafka: KafkaS
     assert first is not None
     assert (first.leader, first.offset) == (US, 0)
     assert never is None
+
+
+@pytest.mark.parametrize("depth", [0, DEPTH])
+def test_a_log_that_ends_with_what_an_older_leader_wrote_is_read_to_the_claim_before_it(
+    kafka: KafkaServer, topic: Topic, depth: int
+):
+    # Given a log whose newest records are all void: their writer did not know yet that it leads no more.
+    topic.append(claim(US, 1, 1000, 0), *marks(US, 1, 1010, 20), claim(EU, 2, 5000, 1200))
+    topic.append(*marks(US, 1, 1210, NOT_KNOWN_YET))
+
+    # When it is read from its end, then only a look at more of it than its last records tells who leads.
+    with LogReader(common_settings(kafka.bootstrap_servers, "test", {}), topic.name) as reader:
+        tail = reader.read_tail(depth_bytes=depth)
+    assert tail is not None
+    assert (tail.epoch, tail.leader) == ((2, EU) if depth else (1, US))
