@@ -74,6 +74,8 @@ class LogReader:
         self._answer_seconds = answer_seconds
         self._where = f"topic {topic}"
         self._offset = 0
+        self._early: list[Message] = []
+        """What came while something else was asked for."""
         self._refusal = Refusal()
         try:
             self._consumer = Consumer({**consumer_settings(settings), "error_cb": self._on_error, "logger": QUIET})
@@ -92,6 +94,7 @@ class LogReader:
     def seek(self, offset: int) -> None:
         """The next `consume` begins at `offset`. Checked against the topic when the records are fetched."""
         self._offset = offset
+        self._early.clear()
         self._heard_at, self._due_offset = time.monotonic(), None
         self._consumer.assign([TopicPartition(self._topic, PARTITION, offset)])
 
@@ -106,7 +109,8 @@ class LogReader:
         Empty after `timeout` seconds. Raises LogError when the offset is out of range or the topic is gone,
         CheckError when the broker refuses us, RetryableError for a client that cannot go on by itself.
         """
-        messages = self._consumer.consume(min(limit, _SLICE), 0) or self._consumer.consume(1, timeout)
+        messages, self._early = self._early, []
+        messages = messages or self._consumer.consume(min(limit, _SLICE), 0) or self._consumer.consume(1, timeout)
         size = _size(messages)
         while 0 < len(messages) < limit and size < _CONSUME_BYTES:
             more = self._consumer.consume(min(limit - len(messages), _SLICE), 0)
@@ -342,9 +346,8 @@ class LogReader:
         )
 
     def _explained(self, error: CdcError) -> CdcError:
-        # The client says why while it is asked for records only. One that comes now is lost, with whatever waited for
-        # the answer: the caller seeks again.
-        self._consumer.consume(1, 0)
+        # The client says why while it is asked for records only. One that comes now is the next that `consume` returns.
+        self._early += self._consumer.consume(1, 0)
         return self._refusal.explain(error)
 
     def _on_error(self, error: KafkaError) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from cdc.errors import RetryableError
 from cdc.local import KafkaServer
 from cdc.local.kafka import ProcessKafka
 from cdc.local.processes import wait_for
+from connectors.kafka.consumer import LogReader
+from connectors.kafka.settings import common_settings
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import durable_kafka
 from tests.support.bank import BANK
@@ -67,6 +71,30 @@ def complaints(pipeline: Pipeline) -> int:
 def wait_until_capture_complains(pipeline: Pipeline, before: int) -> None:
     """Within 30 seconds of a fault that holds everything up."""
     assert wait_for(lambda: complaints(pipeline) > before, seconds=30), pipeline.group.tail_of_logs()
+
+
+def test_a_broker_that_does_not_say_where_the_log_ends_costs_its_reader_no_record(mortal_kafka: KafkaServer):
+    # Given a reader that has some records of many; the client has fetched the others already.
+    topic = Topic(mortal_kafka.start(), f"ends-{uuid.uuid4().hex[:8]}.log")
+    topic.create()
+    topic.append(*[(None, b"%d" % number) for number in range(300)])
+    with LogReader(common_settings(mortal_kafka.bootstrap_servers, "test", {}), topic.name, 0.2) as reader:
+        reader.seek(0)
+        read = reader.consume(10, 20.0)
+        assert 0 < len(read) < 300
+
+        # When it asks for the log's end in vain, and goes on reading.
+        mortal_kafka.pause()
+        try:
+            for _ in range(3):
+                with pytest.raises(RetryableError):
+                    reader.watermarks()
+        finally:
+            mortal_kafka.resume()
+        assert wait_for(lambda: not read.extend(reader.consume(100, 1.0)) and len(read) >= 300, seconds=20)
+
+    # Then each record was handed over, in order.
+    assert [message.offset() for message in read] == list(range(300))
 
 
 def test_a_dead_broker_holds_the_slot_and_capture_takes_no_more_than_it_may(
