@@ -1,4 +1,4 @@
-"""What the services need of the world; `connectors/` implements it, `cdc/cli/wiring.py` joins them."""
+"""What the services need of the world; `connectors/` implements it, `cdc/cli/wiring` joins them."""
 
 from __future__ import annotations
 

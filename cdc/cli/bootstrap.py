@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from cdc.cli import wiring
 from cdc.cli.copy_progress import watcher
 from cdc.cli.options import config_option, follower_option
+from cdc.cli.wiring.bootstrap import initial_copy, table_copy
 from cdc.config import Settings, load
 from cdc.copy_ports import SchemaChoice
 from cdc.logging import configure_logging
@@ -51,7 +51,7 @@ def bootstrap_command(
             raise click.UsageError("--tables leaves the schema alone: --schema says nothing then")
         _copy_tables(settings, follower, dsn, patterns, jobs)
         return
-    with wiring.initial_copy(settings, follower, dsn, SchemaChoice(choice)) as (copy, reader), watcher() as told:
+    with initial_copy(settings, follower, dsn, SchemaChoice(choice)) as (copy, reader), watcher() as told:
         report = bootstrap(copy, reader, told, jobs)
     if report.already_done:
         click.echo(f"{follower} was bootstrapped before; nothing to do. Next: cdc apply --follower {follower}")
@@ -66,7 +66,7 @@ def _copy_tables(settings: Settings, follower: str, dsn: str, patterns: tuple[st
     for pattern in patterns:
         if not all(pattern.partition(".")):
             raise click.UsageError(f"{pattern}: --tables takes schema.table")
-    with wiring.table_copy(settings, follower, dsn, patterns) as (copy, reader), watcher() as told:
+    with table_copy(settings, follower, dsn, patterns) as (copy, reader), watcher() as told:
         report = recopy(copy, reader, told, jobs)
     what = f"{follower} holds {report.rows} rows of {report.tables} tables anew ({report.seconds:.1f} s)"
     if report.ahead is None:

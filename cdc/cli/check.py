@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cdc.cli import wiring
 from cdc.cli.options import config_option, json_option
+from cdc.cli.wiring.check import checked
 from cdc.config import load
 from cdc.errors import CheckError, printable
 from cdc.services.checks.check import Status
@@ -32,7 +32,7 @@ def check_command(config_path: str | None, as_json: bool) -> None:
 
     Exit 3 when a requirement is not met, or a server cannot be reached; what can be is shown.
     """
-    report = wiring.checked(load(config_path))
+    report = checked(load(config_path))
     if as_json:
         click.echo(orjson.dumps({**asdict(report), "failed": report.count(Status.FAILED)}))
     else:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from cdc.cli import wiring
 from cdc.cli.options import config_option, follower_option
+from cdc.cli.wiring.skip import skip_transaction
 from cdc.config import load
 from cdc.events.position import TransactionName
 from cdc.logging import configure_logging
@@ -41,7 +41,7 @@ def skip_command(config_path: str | None, follower: str, name: TransactionName, 
         raise click.UsageError("--reason must say something")
     configure_logging("console", "error")
     chosen = file or Path(f"skipped-{follower}-{str(name).replace('/', '-')}.jsonl")
-    done = wiring.skip_transaction(settings, follower, name, reason.strip(), chosen)
+    done = skip_transaction(settings, follower, name, reason.strip(), chosen)
     decision = done.decision
     if done.already:
         click.echo(f"{name} was left out before, at {decision.at} by {decision.by}; its events are in {decision.file}")

@@ -12,10 +12,10 @@ from dataclasses import asdict
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from cdc.cli import wiring
 from cdc.cli.group_page import page, picture
 from cdc.cli.http_server import Address, Answer, DaemonServer
 from cdc.cli.metrics import Daemon, registry
+from cdc.cli.wiring.lag import lag_watch
 from cdc.config import Settings
 from cdc.errors import CdcError
 from cdc.services.health import Health
@@ -131,7 +131,7 @@ class GroupView:
 
     def _look_again(self) -> LagReport | CdcError:
         try:
-            report, self._look = wiring.lag_watch(self._settings, self._look)
+            report, self._look = lag_watch(self._settings, self._look)
         except CdcError as error:
             return error
         return report

@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cdc.cli import wiring
 from cdc.cli.options import config_option, json_option
+from cdc.cli.wiring.lag import lag_report, lag_watch
 from cdc.cli.words import count, duration, size
 from cdc.config import Settings, load
 from cdc.errors import CheckError, ConfigError
@@ -53,7 +53,7 @@ def lag_command(config_path: str | None, as_json: bool, watch: bool, max_seconds
     if watch:
         _watch(settings)
         return
-    report = wiring.lag_report(settings)
+    report = lag_report(settings)
     if as_json:
         click.echo(orjson.dumps(asdict(report)))
     else:
@@ -86,7 +86,7 @@ def _watch(settings: Settings) -> None:
     with Live(console=Console(), auto_refresh=False, screen=False) as live:
         while True:
             began = time.monotonic()
-            report, look = wiring.lag_watch(settings, _rate_base(history))
+            report, look = lag_watch(settings, _rate_base(history))
             history.append((look, report))
             while look.at - history[0][0].at > _SHOWN_SECONDS:
                 history.popleft()

@@ -3,26 +3,54 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 import psycopg
 
 from cdc import __version__
-from cdc.cli.bootstrap import bootstrap_command
-from cdc.cli.check import check_command
-from cdc.cli.daemons import apply_command, capture_command
-from cdc.cli.decide import skip_command
-from cdc.cli.demo import demo_command
-from cdc.cli.lag import lag_command
-from cdc.cli.observe import status_command, tail_command
-from cdc.cli.promote import leader_command, promote_command
-from cdc.cli.read_your_writes import token_command, wait_command
-from cdc.cli.rejoin import rejoin_command
-from cdc.cli.setup import init_command
 from cdc.errors import CdcError, ConfigError
 
+MODULES = {
+    "demo": "demo",
+    "check": "check",
+    "init": "setup",
+    "bootstrap": "bootstrap",
+    "capture": "capture",
+    "apply": "apply",
+    "lag": "lag",
+    "status": "observe",
+    "skip": "decide",
+    "tail": "observe",
+    "token": "read_your_writes",
+    "wait": "read_your_writes",
+    "leader": "promote",
+    "promote": "promote",
+    "rejoin": "rejoin",
+}
+"""Of cdc.cli, by the name of the command. Only that of the command that runs is imported."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _load(cmd_name) if cmd_name in MODULES else None
+
+
+def _load(name: str) -> click.Command:
+    found = getattr(import_module(f"cdc.cli.{MODULES[name]}"), f"{name}_command")
+    assert isinstance(found, click.Command)
+    return found
+
+
+def every_command() -> dict[str, click.Command]:
+    """By name."""
+    return {name: _load(name) for name in MODULES}
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def cli() -> None:
     """Replicate PostgreSQL from a leader to followers through an ordered log in Kafka.
@@ -30,26 +58,6 @@ def cli() -> None:
     Exit codes: 0 done, 1 a bug, 2 usage or configuration, 3 a check failed or a server cannot be
     reached, 4 replication must not go on until somebody acts.
     """
-
-
-for command in (
-    demo_command,
-    check_command,
-    init_command,
-    bootstrap_command,
-    capture_command,
-    apply_command,
-    lag_command,
-    status_command,
-    skip_command,
-    tail_command,
-    token_command,
-    wait_command,
-    leader_command,
-    promote_command,
-    rejoin_command,
-):
-    cli.add_command(command)
 
 
 def main() -> None:

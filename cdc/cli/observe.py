@@ -10,8 +10,9 @@ from typing import Any
 import click
 import orjson
 
-from cdc.cli import wiring
 from cdc.cli.options import config_option, json_option
+from cdc.cli.wiring.group import log_reader
+from cdc.cli.wiring.status import group_status
 from cdc.config import load
 from cdc.errors import CdcError, CheckError, printable
 from cdc.log.records import parse
@@ -28,7 +29,7 @@ def status_command(config_path: str | None, as_json: bool) -> None:
 
     Exit 3 when a part cannot be reached; what can be is shown.
     """
-    status = wiring.group_status(load(config_path))
+    status = group_status(load(config_path))
     if as_json:
         click.echo(orjson.dumps(asdict(status), default=str))
     else:
@@ -85,7 +86,7 @@ def tail_command(config_path: str | None, as_json: bool, start: int | None, limi
     Exit 3 when the offset is not in the log or Kafka cannot be reached, 4 when there is no log.
     """
     settings = load(config_path)
-    with wiring.log_reader(settings, "tail") as reader:
+    with log_reader(settings, "tail") as reader:
         low, high = reader.watermarks()
         first = max(low, high - limit) if start is None else start
         if not low <= first <= high:

@@ -13,8 +13,9 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from cdc.cli import wiring
 from cdc.cli.options import config_option, json_option
+from cdc.cli.wiring import group
+from cdc.cli.wiring.promote import promotion as promotion_of
 from cdc.config import Settings, load
 from cdc.errors import CheckError
 from cdc.services.promote import Hooks
@@ -34,12 +35,12 @@ def leader_command(config_path: str | None, only_dsn: bool, as_json: bool) -> No
     Exit 3 when Kafka cannot be reached, 4 when the log does not say.
     """
     settings = load(config_path)
-    leader = wiring.leader(settings)
-    parts = wiring.address(settings, leader.name)
+    leader = group.leader(settings)
+    parts = group.address(settings, leader.name)
     if as_json:
         click.echo(orjson.dumps({"leader": leader.name, "epoch": leader.epoch, **parts}))
     elif only_dsn:
-        click.echo(wiring.connection_string(parts))
+        click.echo(group.connection_string(parts))
     else:
         click.echo(leader.name)
 
@@ -83,8 +84,8 @@ def promote_command(
     settings = load(config_path)
     if follower is not None:
         settings.dsn_of(follower)
-    options = PromoteOptions(wiring.actor(), leader_is_dead, force, grace)
-    with wiring.promotion(settings, options, _hooks(settings), _tell) as (survey, promotion):
+    options = PromoteOptions(group.actor(), leader_is_dead, force, grace)
+    with promotion_of(settings, options, _hooks(settings), _tell) as (survey, promotion):
         if abort:
             click.echo(promotion.abort())
             return
@@ -168,7 +169,7 @@ def _show_report(report: PromotionReport) -> None:
 
 def _hooks(settings: Settings) -> Hooks:
     def run(command: str, name: str, epoch: int) -> None:
-        parts = wiring.address(settings, name)
+        parts = group.address(settings, name)
         environment = {
             "CDC_GROUP": settings.group, "CDC_LEADER": name, "CDC_EPOCH": str(epoch),
             **{f"CDC_LEADER_{key.upper()}": value for key, value in parts.items()},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 import orjson
 
-from cdc.cli import wiring
 from cdc.cli.options import config_option, follower_option, json_option
+from cdc.cli.wiring.read_your_writes import current_token, wait_for
 from cdc.config import load
 from cdc.errors import CheckError, ConfigError
 from cdc.events.position import Token
@@ -22,7 +22,7 @@ def token_command(config_path: str | None, as_json: bool) -> None:
     Exit 3 when the leader cannot be reached, or leads no log; also when the log cannot be asked who leads: then it is
     of the node that the configuration names.
     """
-    token, unknown = wiring.current_token(load(config_path))
+    token, unknown = current_token(load(config_path))
     told = {"token": str(token), "epoch": token.epoch, "lsn": str(token.lsn)}
     click.echo(orjson.dumps(told) if as_json else str(token))
     if unknown:
@@ -47,7 +47,7 @@ def wait_command(config_path: str | None, follower: str, token: str | None, lsn:
     settings = load(config_path)
     settings.dsn_of(follower)
     wanted = _wanted(token, lsn)
-    if not wiring.wait_for(settings, follower, wanted, timeout):
+    if not wait_for(settings, follower, wanted, timeout):
         raise CheckError(f"does not show {wanted} after {timeout:g} s", "see cdc lag", follower)
     click.echo(f"{follower} shows {wanted}")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from cdc.cli.main import cli
+from cdc.cli.main import cli, every_command
 from cdc.config import Settings
 
 EXAMPLE = """\
@@ -166,7 +166,7 @@ def _section(schema: dict[str, Any], section: str) -> list[str]:
 def commands() -> str:
     """ops/reference/commands.md."""
     lines = [_COMMANDS, *_paragraphs(cli)]
-    for name, command in cli.commands.items():
+    for name, command in every_command().items():
         lines += [f"## cdc {name}", "", f"    cdc {name}{_usage(command)}", "", *_paragraphs(command)]
         lines += ["| option | default | meaning |", "| --- | --- | --- |"]
         lines += [_option(option) for option in options(command)]

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 import orjson
 
-from cdc.cli import wiring
 from cdc.cli.options import config_option, json_option
+from cdc.cli.wiring.group import actor, log_reader
+from cdc.cli.wiring.rejoin import rejoin
 from cdc.config import load
 from cdc.logging import configure_logging
 
@@ -48,9 +49,9 @@ def rejoin_command(
     file = path or Path(f"{settings.group}-{node}-tail-{time.strftime('%Y%m%dT%H%M%S')}.jsonl")
     if file.exists():
         raise click.BadParameter(f"{file} is there already", param_hint="--file")
-    with wiring.log_reader(settings, "rejoin") as reader:
-        joining = wiring.rejoin(settings, node, grace, lambda line: click.echo(line, err=True), reader)
-        report = joining.run(wiring.actor(), file, dry_run=dry_run, discard_tail=discard_tail)
+    with log_reader(settings, "rejoin") as reader:
+        joining = rejoin(settings, node, grace, lambda line: click.echo(line, err=True), reader)
+        report = joining.run(actor(), file, dry_run=dry_run, discard_tail=discard_tail)
     if as_json:
         click.echo(orjson.dumps(asdict(report)))
         return

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cdc.cli import wiring
 from cdc.cli.options import config_option
+from cdc.cli.wiring.setup import initializer
 from cdc.config import load
 
 
@@ -19,5 +19,5 @@ def init_command(config_path: str | None) -> None:
     Exit 3 when a requirement is not met, with nothing made, or a server cannot be reached; 4 when slot or log are
     there and cannot go on.
     """
-    for step in wiring.initializer(load(config_path)).run():
+    for step in initializer(load(config_path)).run():
         click.echo(f"{'made' if step.made else 'there already':<14} {step.name}: {step.detail}")

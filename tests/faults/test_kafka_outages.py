@@ -91,7 +91,12 @@ def test_a_broker_that_does_not_say_where_the_log_ends_costs_its_reader_no_recor
                     reader.watermarks()
         finally:
             mortal_kafka.resume()
-        assert wait_for(lambda: not read.extend(reader.consume(100, 1.0)) and len(read) >= 300, seconds=20)
+
+        def has_all() -> bool:
+            read.extend(reader.consume(100, 1.0))
+            return len(read) >= 300
+
+        assert wait_for(has_all, seconds=20)
 
     # Then each record was handed over, in order.
     assert [message.offset() for message in read] == list(range(300))

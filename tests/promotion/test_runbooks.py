@@ -13,7 +13,7 @@ import click
 import psycopg
 import pytest
 
-from cdc.cli.main import cli
+from cdc.cli.main import every_command
 from cdc.local import PostgresServer
 from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
@@ -188,7 +188,7 @@ def test_every_command_that_is_named_exists(document: Path):
     assert commands
     for command in commands:
         name, *arguments = shlex.split(command.replace("...", "NAME"), comments=True)[1:]
-        known = cli.commands.get(name)
+        known = every_command().get(name)
         assert known is not None, command
         options = {option for parameter in known.params for option in parameter.opts}
         unknown = {word for word in arguments if word.startswith("--")} - options

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from cdc.cli import wiring
+from cdc.cli.wiring.group import leader
 from cdc.config import load
 from cdc.local.processes import wait_for
 from cdc.log.envelope import Envelope, finished
@@ -85,7 +85,7 @@ def test_of_two_that_race_past_the_lock_the_log_takes_the_first(pipelines: Pipel
         start = reader.find_epoch(2, 0)
     assert start is not None
     assert (start.leader, start.promotion) == (OTHER_FOLLOWER, "theirs")
-    assert wiring.leader(load(str(pipeline.group.config))).name == OTHER_FOLLOWER
+    assert leader(load(str(pipeline.group.config))).name == OTHER_FOLLOWER
 
     # And whoever wants another one after that is told whose promotion must be completed first.
     line = fails(pipeline, 3, "promote", "--follower", FOLLOWER)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cdc.cli import wiring
+from cdc.cli.wiring.check import checked
 from cdc.config import load
 from cdc.services.checks.check import Status
 from cdc.services.checks.report import CheckReport, Line
@@ -10,7 +10,7 @@ from tests.support.pipeline import Pipeline
 
 
 def check(pipeline: Pipeline) -> CheckReport:
-    return wiring.checked(load(str(pipeline.group.config)))
+    return checked(load(str(pipeline.group.config)))
 
 
 def problems(pipeline: Pipeline) -> dict[tuple[str, str], Line]:

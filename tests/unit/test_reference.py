@@ -11,14 +11,14 @@ import pytest
 from pydantic import SecretStr
 
 from cdc.cli import reference
-from cdc.cli.main import cli
+from cdc.cli.main import every_command
 from cdc.cli.reference import DOCUMENTS, EXAMPLE, Key
 from cdc.config import load
 from cdc.errors import ConfigError
 
 REFERENCE = Path(__file__).parents[2] / "ops" / "reference"
 KEYS = reference.keys()
-COMMANDS = list(cli.commands.values())
+COMMANDS = list(every_command().values())
 EXAMPLE_CLIENT = tomllib.loads(EXAMPLE)["kafka"]["client"]
 NODE = "eu-west"
 """Of the example, and not its leader."""
