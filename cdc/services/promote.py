@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -396,14 +395,14 @@ class Promotion:
         }
 
     def _write(self, records: list[Record]) -> None:
-        with closing(self._world.writer(self._world.topic.describe().max_message_bytes)) as writer:
-            writer.publish(records, 1)
-            if not writer.flush(_PUBLISH_SECONDS):
-                raise RetryableError(
-                    "a record of the promotion is not acknowledged",
-                    "see that min.insync.replicas brokers run, then repeat",
-                    f"topic {self._settings.topic}",
-                )
+        writer = self._survey.writer()
+        writer.publish(records, 1)
+        if not writer.flush(_PUBLISH_SECONDS):
+            raise RetryableError(
+                "a record of the promotion is not acknowledged",
+                "see that min.insync.replicas brokers run, then repeat",
+                f"topic {self._settings.topic}",
+            )
 
     def _wait(self, condition: Callable[[], Any], complaint: str, remedy: str) -> Any:
         deadline = time.monotonic() + self._settings.timeout_seconds

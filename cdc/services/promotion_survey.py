@@ -6,18 +6,22 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from cdc.capture_ports import LogTopic, LogWriter, SystemFacts
-from cdc.errors import CheckError, LogError, RetryableError
+from cdc.errors import CdcError, CheckError, LogError
 from cdc.log.tail import LogTail
 from cdc.promotion_ports import NodeState, PromotionLog, PromotionNode, PromotionRecord
+from cdc.services.ask import ask_all
 from cdc.services.initialize import check_leader, check_tables
 from cdc.services.log_end import LogEnd
 from cdc.services.promotion_report import loss
 
 PLANNED, EMERGENCY = "planned", "emergency"
 
+_CONNECT_SECONDS = 20.0
+"""All are asked at once, and each gives up by itself before."""
 _PASSING_SECONDS = 10.0
 _POLL_SECONDS = 0.2
 
@@ -109,6 +113,7 @@ class Survey:
         self.unreachable: dict[str, str] = {}
         self._cleanup = ExitStack()
         self._log_end = LogEnd(settings.depth_bytes)
+        self._writer: LogWriter | None = None
 
     def close(self) -> None:
         self._cleanup.close()
@@ -117,6 +122,8 @@ class Survey:
         """Who leads, how far everybody is, and what speaks against it. Raises FencedError when `lock` is wanted and
         another promotion holds one."""
         self.connect(lock)
+        if lock:
+            self.writer()
         tail = self.tail()  # after the locks: whoever held one may have begun an epoch
         states = {name: node.state() for name, node in self.nodes.items()}
         chosen = follower or self._newest(tail, states)
@@ -155,6 +162,13 @@ class Survey:
             raise LogError("the log does not say who leads", "run: cdc init", f"topic {self.settings.topic}")
         return tail
 
+    def writer(self) -> LogWriter:
+        """One for all that is written. Begins at once to get itself admitted, which takes half a second."""
+        if self._writer is None:
+            opened = self.world.writer(self.world.topic.describe().max_message_bytes)
+            self._writer = self._cleanup.enter_context(closing(opened))
+        return self._writer
+
     def end(self) -> LogTail:
         """Like `tail`, for waiting: cheap, and right as long as a single node writes."""
         tail = self.world.log.read_tail()
@@ -163,15 +177,15 @@ class Survey:
 
     def connect(self, lock: bool) -> None:
         """To every node that can be reached and is not connected yet. Raises FencedError as `look` does."""
-        for name in sorted(self.settings.nodes):
-            if name in self.nodes:
-                continue
-            try:
-                node = self.world.node(name)
-            except (RetryableError, CheckError) as error:
-                self.unreachable[name] = str(error)
-                continue
+        missing = {
+            name: partial(self.world.node, name) for name in sorted(self.settings.nodes) if name not in self.nodes
+        }
+        told = ask_all(missing, _CONNECT_SECONDS)
+        self.unreachable.update({name: str(node) for name, node in told.items() if isinstance(node, CdcError)})
+        found = {name: node for name, node in told.items() if not isinstance(node, CdcError)}
+        for node in found.values():
             self._cleanup.enter_context(closing(node))
+        for name, node in found.items():
             if lock:
                 node.take_lock(self.options.who)
             self.nodes[name] = node

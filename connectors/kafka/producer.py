@@ -43,12 +43,13 @@ class LogProducer:
         next_offset: int | None = None,
     ) -> None:
         """`settings` from `common_settings`; `max_message_bytes` is the topic's max.message.bytes; `next_offset` is
-        the offset that the first record must get, None when any will do."""
+        the offset that the first record must get, None where others may write beside us."""
         self._topic = topic
         self._where = f"topic {topic}"
         self._max_record_bytes = max_message_bytes - _RECORD_OVERHEAD
         self._split_above = self._max_record_bytes // 2
         self._batches: deque[tuple[int, int, int]] = deque()
+        self._alone = next_offset is not None
         self._offset = None if next_offset is None else next_offset - 1
         self._delivered = 0
         self._deliveries = 0
@@ -172,7 +173,7 @@ class LogProducer:
         offset = message.offset()
         if offset is None:
             raise AssertionError("a delivered record without an offset")
-        if self._offset is not None and offset != self._offset + count:
+        if self._alone and self._offset is not None and offset != self._offset + count:
             self._error = RetryableError(
                 f"{count} records ended at offset {offset}, not {self._offset + count}: somebody else writes to the "
                 "log, or it was replaced",
