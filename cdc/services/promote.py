@@ -58,8 +58,6 @@ class Promotion:
         self._nodes = survey.nodes
         self._hooks = hooks
         self._tell = tell
-        self._not_before: int | None = None
-        """An offset before which the new epoch has certainly not begun."""
         self._steps: list[StepReport] = []
         self._remaining: list[str] = []
 
@@ -201,7 +199,6 @@ class Promotion:
         tail = self._survey.tail()
         if tail.epoch >= record.epoch:
             return f"the log is in epoch {tail.epoch}"
-        self._not_before = tail.high_watermark
         if record.mode == PLANNED and not _closed_by(self._old_leader(record, situation).state(), record):
             raise CheckError(
                 "it was opened again while this promotion was going on",
@@ -220,7 +217,7 @@ class Promotion:
 
     def _claimed(self, record: PromotionRecord, situation: Situation) -> EpochStart:
         """Where our epoch begins. Of two promotions at the same time, the log took one."""
-        start = self._world.log.find_epoch(record.epoch, self._settings.depth_bytes, self._not_before)
+        start = self._survey.find_epoch(record.epoch)
         if start is None or start.promotion != record.promotion:
             leader = start.leader if start else "another node"
             self._nodes[situation.follower].end(record.promotion, OVERTAKEN)
@@ -315,7 +312,7 @@ class Promotion:
         if state.identity is None:
             # Its identity and its first write would have come with one transaction, so it took none.
             return state.position if state.position is not None and state.position.leader == name else None
-        start = self._world.log.find_epoch(state.identity.epoch + 1, self._settings.depth_bytes)
+        start = self._survey.find_epoch(state.identity.epoch + 1)
         fence = state.fence
         if start is None or fence is None or fence.fence_lsn is None or fence.promotion != start.promotion:
             return _UNKNOWN

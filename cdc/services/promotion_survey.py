@@ -12,7 +12,7 @@ from typing import Any
 from cdc.capture_ports import LogTopic, LogWriter, SystemFacts
 from cdc.errors import CdcError, CheckError, LogError
 from cdc.log.tail import LogTail
-from cdc.promotion_ports import NodeState, PromotionLog, PromotionNode, PromotionRecord
+from cdc.promotion_ports import EpochStart, NodeState, PromotionLog, PromotionNode, PromotionRecord
 from cdc.services.ask import ask_all
 from cdc.services.initialize import check_leader, check_tables
 from cdc.services.log_end import LogEnd
@@ -168,6 +168,9 @@ class Survey:
             opened = self.world.writer(self.world.topic.describe().max_message_bytes)
             self._writer = self._cleanup.enter_context(closing(opened))
         return self._writer
+
+    def find_epoch(self, epoch: int) -> EpochStart | None:
+        return self._log_end.find_epoch(self.world.log, epoch)
 
     def end(self) -> LogTail:
         """Like `tail`, for waiting: cheap, and right as long as a single node writes."""
@@ -331,7 +334,7 @@ class Survey:
     def overtaken(self, tail: LogTail, record: PromotionRecord) -> bool:
         if record.epoch != tail.epoch:
             return record.epoch < tail.epoch
-        start = self.world.log.find_epoch(record.epoch, self.settings.depth_bytes)
+        start = self.find_epoch(record.epoch)
         return start is None or start.promotion != record.promotion
 
 

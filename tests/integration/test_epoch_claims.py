@@ -8,6 +8,7 @@ import pytest
 
 from cdc.local import KafkaServer
 from cdc.log.envelope import Envelope, Finisher, finished
+from cdc.services.log_end import LogEnd
 from connectors.kafka.consumer import LogReader
 from connectors.kafka.settings import common_settings
 from tests.support.topic import Raw, Topic
@@ -74,3 +75,24 @@ def test_a_log_that_ends_with_what_an_older_leader_wrote_is_read_to_the_claim_be
         tail = reader.read_tail(depth_bytes=depth)
     assert tail is not None
     assert (tail.epoch, tail.leader) == ((2, EU) if depth else (1, US))
+
+
+def test_an_epoch_that_began_after_the_first_look_is_found_without_reading_what_was_there_before(
+    kafka: KafkaServer, topic: Topic
+):
+    before = [claim(US, 1, 1000, 0), *marks(US, 1, 1010, 600)]
+    topic.append(*before)
+    with LogReader(common_settings(kafka.bootstrap_servers, "test", {}), topic.name) as reader:
+        log_end = LogEnd(DEPTH)
+        known = log_end.read(reader)
+        assert known is not None
+        assert (known.leader, log_end.find_epoch(reader, 2)) == (US, None)
+
+        topic.append(
+            *marks(US, 1, 7010, 30), claim(EU, 2, 5000, 7300), *marks(US, 1, 7310, 30), claim(AP, 2, 90_000, 7000)
+        )
+        second, first = log_end.find_epoch(reader, 2), log_end.find_epoch(reader, 1)
+    assert second is not None
+    assert (second.leader, second.offset) == (EU, len(before) + 30)
+    assert first is not None
+    assert (first.leader, first.offset) == (US, 0)
