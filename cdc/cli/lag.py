@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 import click
 import orjson
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -30,6 +31,8 @@ _RATE_SECONDS = 30.0
 _SHOWN_SECONDS = 300.0
 """What the sparkline shows."""
 _SPARKS = 30
+_SPARKS_WIDTH = 120
+"""Of a terminal that has room for the sparkline."""
 _FILE_WIDTH = 160
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -83,14 +86,16 @@ def _check(report: LagReport, max_seconds: float) -> None:
 
 def _watch(settings: Settings) -> None:
     history: deque[tuple[GroupLook, LagReport]] = deque()
-    with Live(console=Console(), auto_refresh=False, screen=False) as live:
+    console = Console()
+    with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
             began = time.monotonic()
             report, look = lag_watch(settings, _rate_base(history))
             history.append((look, report))
             while look.at - history[0][0].at > _SHOWN_SECONDS:
                 history.popleft()
-            live.update(lag_picture(report, [old for _, old in history]), refresh=True)
+            shown = [old for _, old in history] if console.width >= _SPARKS_WIDTH else []
+            live.update(lag_picture(report, shown), refresh=True)
             time.sleep(max(0.1, WATCH_SECONDS - (time.monotonic() - began)))
 
 
@@ -101,17 +106,18 @@ def _rate_base(history: Sequence[tuple[GroupLook, LagReport]]) -> GroupLook | No
 
 
 def lag_picture(report: LagReport, history: Sequence[LagReport]) -> Group:
-    """The table, with how each came to be there, and what a person should know beside it."""
+    """The table, with how each came to be there if there is a history, and what a person should know beside it."""
     return Group(_table(report, history), *(Text(line, style=style) for line, style in _lines(report)))
 
 
 def _table(report: LagReport, history: Sequence[LagReport]) -> Table:
     epoch = f", epoch {report.epoch}" if report.epoch else ""
-    table = Table(title=f"group {report.group}{epoch}", title_justify="left")
+    table = Table(title=f"group {report.group}{epoch}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "position", "behind", "records", "seconds", "caught up in", "state"):
-        table.add_column(name, justify="left" if name in ("", "position", "state") else "right", no_wrap=name == "")
+        whole = name in ("", "position")
+        table.add_column(name, justify="left" if whole or name == "state" else "right", no_wrap=whole)
     if history:
-        table.add_column(f"last {_SHOWN_SECONDS / 60:.0f} minutes")
+        table.add_column(f"last {_SHOWN_SECONDS / 60:.0f} minutes", no_wrap=True)
     table.add_row(f"{report.leader_name} leads", *_leader_cells(report.leader))
     hops = [("-> capture", report.capture), ("-> log", report.log)]
     hops += [(f"-> {hop.name}", hop) for hop in report.followers]
@@ -126,13 +132,14 @@ def _table(report: LagReport, history: Sequence[LagReport]) -> Table:
 def _leader_cells(leader: LeaderProgress | None) -> tuple[str, ...]:
     if leader is None:
         return ("?", "", "", "", "", "unreachable")
-    slot = f"slot keeps {size(leader.retained_bytes)} of WAL, {leader.wal_status}"
-    return (str(leader.insert_lsn), "", "", "", "", slot)
+    return (str(leader.insert_lsn), "", "", "", "", "")
 
 
 def _lines(report: LagReport) -> Iterator[tuple[str, str]]:
     for problem in report.problems:
         yield problem, "red"
+    if report.leader is not None:
+        yield f"slot: keeps {size(report.leader.retained_bytes)} of WAL, {report.leader.wal_status}", ""
     if report.wal_bytes_per_second is not None:
         yield f"WAL: {size(int(report.wal_bytes_per_second))} a second", ""
     if report.slot_lost_seconds is not None:
