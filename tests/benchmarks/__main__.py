@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tests.benchmarks import bootstrap, drain, growth, idle, latency, leader, plots, recovery
+from tests.benchmarks import bootstrap, drain, growth, idle, join, latency, leader, plots, recovery
 from tests.benchmarks.engines import PEERS, engines_for
 from tests.benchmarks.open_loop import LOADS
 from tests.benchmarks.report import Report, page
@@ -139,6 +139,16 @@ def leader_command(peers: tuple[str, ...], runs: int, seconds: int, json_file: P
     _hand_out(leader.measure(engines_for(peers), runs, seconds), json_file)
 
 
+@main.command("join")
+@_runs
+@_seconds(40, "Of load in each run; the copy must be done by then.")
+@_scale
+@_json
+def join_command(runs: int, seconds: int, scale: float, json_file: Path | None) -> None:
+    """What a follower that is being copied costs the leader and another follower."""
+    _hand_out(join.measure(runs, seconds, scale), json_file)
+
+
 main.add_command(bootstrap.main, "bootstrap")
 
 
@@ -152,7 +162,7 @@ main.add_command(bootstrap.main, "bootstrap")
     type=click.Path(file_okay=False, path_type=Path),
 )  # fmt: skip
 def all_command(peers: tuple[str, ...], runs: int, scale: float, seconds: int, folder: Path) -> None:
-    """Everything but the first copy, one after the other; each is written when it is done."""
+    """Everything but the speed of the first copy, one after the other; each is written when it is done."""
     engines = engines_for(peers)
     measurements: list[Callable[[], Report]] = [
         lambda: drain.measure(tuple(WORKLOADS), engines, runs, scale),
@@ -160,6 +170,7 @@ def all_command(peers: tuple[str, ...], runs: int, scale: float, seconds: int, f
         lambda: leader.measure(engines, runs, seconds),
         lambda: idle.measure(engines, runs, seconds),
         lambda: recovery.measure(runs),
+        lambda: join.measure(runs, seconds, scale),
         lambda: growth.measure(runs, scale),
     ]
     folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ SETTLE_SECONDS = 5.0
 """Of load before what counts."""
 CATCH_UP_SECONDS = 180.0
 """After the load, for an engine that does not keep up."""
-_START_SECONDS = 2.0
+START_SECONDS = 2.0
 """Until both processes run."""
 
 
@@ -82,7 +82,16 @@ def _make_tables(load: str, count: int, dsn: str) -> None:
 
 
 def _under_load(load: str, databases: Databases, seconds: float) -> Latency:
-    begins = time.monotonic() + _START_SECONDS
+    begins = time.monotonic() + START_SECONDS
+    due, returned, seen = times(load, databases, seconds, begins)
+    first = next(number for number, at in enumerate(due) if at >= begins + SETTLE_SECONDS)
+    return summary(due[first:], returned[first:], seen[first:])
+
+
+def times(
+    load: str, databases: Databases, seconds: float, begins: float
+) -> tuple[list[float], list[float], list[float]]:
+    """Of each transaction: when it was due, when its commit returned, and when the first follower showed it."""
     due = [begins + at for at in schedule(LOADS[load].rate, seconds)]
     until = begins + seconds + CATCH_UP_SECONDS
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
@@ -91,8 +100,7 @@ def _under_load(load: str, databases: Databases, seconds: float) -> Latency:
         returned, seen = writing.result(), reading.result()
     if missing := seen.count(0.0):
         raise NoResult(f"{missing:,} of {len(due):,} transactions not there {CATCH_UP_SECONDS:.0f} s after the load")
-    first = next(number for number, at in enumerate(due) if at >= begins + SETTLE_SECONDS)
-    return summary(due[first:], returned[first:], seen[first:])
+    return due, returned, seen
 
 
 def summary(due: Sequence[float], returned: Sequence[float], seen: Sequence[float]) -> Latency:
