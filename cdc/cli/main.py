@@ -38,6 +38,13 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return _load(cmd_name) if cmd_name in MODULES else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in MODULES:
+            self.commands.update(every_command())  # where it looks for what may have been meant
+        return super().resolve_command(ctx, args)
+
 
 def _load(name: str) -> click.Command:
     found = getattr(import_module(f"cdc.cli.{MODULES[name]}"), f"{name}_command")

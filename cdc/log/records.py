@@ -6,6 +6,7 @@ record that is not what capture writes stops the reader, and is never quoted.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ FORMAT = 1
 _REMEDY = "find out who writes to the topic; nothing after this record is applied"
 EPOCH_MARK = b"cdc.epoch"
 """In the bytes of every `epoch` record, and of next to no other."""
+_PLACE = re.compile(rb'"cdc":{(?:"kind":"([a-z]+)",)?"epoch":(\d{1,18}),"commit_lsn":(\d{1,19}),')
 _KINDS = frozenset(("epoch", "mark", "schema", "runbook", "part"))
 UNNUMBERED = frozenset(("schema", "runbook"))
 _GREATEST_EPOCH = 2**63 - 1
@@ -56,6 +58,23 @@ def parse(value: bytes | None, offset: int) -> tuple[dict[str, Any], dict[str, A
     except (orjson.JSONDecodeError, KeyError, TypeError):
         pass
     raise foreign(offset, "it is not an event of this log")
+
+
+def place_of(value: bytes, offset: int) -> tuple[str | None, int, int]:
+    """Kind, epoch and commit LSN of a record, from its bytes as far as they are written as capture does it.
+
+    Raises LogError when it is no event of ours, or of a newer version's.
+    """
+    found = _PLACE.match(value, max(0, value.rfind(b'"cdc":{')))  # no string holds a quote by itself
+    if found is not None:
+        kind = found[1]
+        return kind.decode() if kind else None, int(found[2]), int(found[3])
+    event, meta = parse(value, offset)
+    try:
+        kind_of(event, meta)
+        return meta.get("kind"), int(meta["epoch"]), int(meta["commit_lsn"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise unfit(offset, error) from error
 
 
 def _check_format(number: object, offset: int) -> None:

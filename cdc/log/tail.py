@@ -51,6 +51,7 @@ class TailScan:
         self._partial = (0, 0)
         self._streamed = 0
         self._led = False
+        self._passed_over = 0
 
     def add(self, offset: int, value: bytes) -> None:
         """Raises LogError when the record is not ours."""
@@ -88,8 +89,21 @@ class TailScan:
             self._streamed,
         )
 
-    def outranks(self, epoch: int) -> bool:
-        """Whether a record before the window that claims `epoch` changes nothing of what was found."""
+    def is_in_doubt(self) -> bool:
+        """Whether the window begins with a claim of which only what comes before can tell whether it counts."""
+        return self._passed_over > 0 and not self._outranks(self._passed_over)
+
+    def may_yield_to(self, kind: str | None, epoch: int, commit_lsn: int) -> bool:
+        """Whether such a record, somewhere before the window, may change what was found: the end of the window may be
+        what a leader wrote that was none any more, or repeats of one that was taken for dead."""
+        if kind in UNNUMBERED:
+            return False
+        if kind == "epoch":
+            return not self._outranks(epoch)
+        newest = self._complete[1] if self._complete else 0
+        return (epoch, commit_lsn) > (self._epoch, newest)
+
+    def _outranks(self, epoch: int) -> bool:
         return epoch < self._epoch or (epoch == self._epoch and self._led)
 
     def _join(self, meta: dict[str, Any], event: dict[str, Any]) -> bytes | None:
@@ -103,6 +117,8 @@ class TailScan:
         if epoch < self._epoch:
             return
         if meta.get("kind") == "epoch" and not self._opens(epoch):
+            if epoch > self._epoch:
+                self._passed_over = epoch
             return
         if epoch > self._epoch:
             self._epoch, self._complete, self._partial, self._streamed, self._led = epoch, None, (0, 0), 0, False

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from cdc.capture_ports import LogTopic, LogWriter, SystemFacts
-from cdc.errors import CdcError, CheckError, LogError
+from cdc.errors import CdcError, CheckError, LogError, RetryableError
 from cdc.log.tail import LogTail
 from cdc.promotion_ports import EpochStart, NodeState, PromotionLog, PromotionNode, PromotionRecord
 from cdc.services.ask import ask_all
@@ -122,8 +122,6 @@ class Survey:
         """Who leads, how far everybody is, and what speaks against it. Raises FencedError when `lock` is wanted and
         another promotion holds one."""
         self.connect(lock)
-        if lock:
-            self.writer()
         tail = self.tail()  # after the locks: whoever held one may have begun an epoch
         states = {name: node.state() for name, node in self.nodes.items()}
         chosen = follower or self._newest(tail, states)
@@ -131,6 +129,8 @@ class Survey:
         mode = record.mode if record else PLANNED if tail.leader in states else EMERGENCY
         situation = Situation(tail, chosen, states, dict(self.unreachable), mode, record=record)
         if not self.leads_already(situation):
+            if lock:
+                self.writer()
             situation.problems = self._problems(situation)
         return situation
 
@@ -183,11 +183,14 @@ class Survey:
         missing = {
             name: partial(self.world.node, name) for name in sorted(self.settings.nodes) if name not in self.nodes
         }
-        told = ask_all(missing, _CONNECT_SECONDS)
-        self.unreachable.update({name: str(node) for name, node in told.items() if isinstance(node, CdcError)})
-        found = {name: node for name, node in told.items() if not isinstance(node, CdcError)}
-        for node in found.values():
-            self._cleanup.enter_context(closing(node))
+        found: dict[str, PromotionNode] = {}
+        for name, told in ask_all(missing, _CONNECT_SECONDS).items():
+            if isinstance(told, RetryableError | CheckError):
+                self.unreachable[name] = str(told)
+            elif isinstance(told, CdcError):
+                raise told
+            else:
+                found[name] = self._cleanup.enter_context(closing(told))
         for name, node in found.items():
             if lock:
                 node.take_lock(self.options.who)

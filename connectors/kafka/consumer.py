@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from cdc.errors import CdcError, LogError, RetryableError
-from cdc.log.records import EPOCH_MARK, parse
+from cdc.log.records import EPOCH_MARK, parse, place_of
 from cdc.log.tail import LogTail, TailScan
 from cdc.promotion_ports import EpochStart
 from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, Refusal, translate
@@ -186,7 +186,7 @@ class LogReader:
         window = _Window(low, high, time.monotonic() + _TAIL_SECONDS, on_wait or _nothing)
         try:
             scan = self._scan(window, 0, back_to)
-            if window.size < depth_bytes and self._newer_claim(window, scan, depth_bytes):
+            if window.size < depth_bytes and self._must_look_deep(window, scan, depth_bytes):
                 scan = self._scan(window, depth_bytes, back_to)
         finally:
             self._consumer.unassign()
@@ -212,27 +212,23 @@ class LogReader:
                 value = message.value() or b""
                 window.size += len(value)
                 scan.add(int(message.offset() or 0), value)
-            found = scan.tail() is not None
+            found = scan.tail() is not None and not scan.is_in_doubt()
             enough = found and window.size >= depth_bytes
             step = window.next_step(depth_bytes if found else 0)
         return scan
 
-    def _newer_claim(self, window: _Window, scan: TailScan, depth_bytes: int) -> bool:
-        """Whether what lies before the window, down to `depth_bytes`, may say that another node leads. Goes by bytes
-        alone: to read all of it like the window takes seconds."""
-        tail, end, size = scan.tail(), window.start, window.size
-        if tail is None:
-            return False
+    def _must_look_deep(self, window: _Window, scan: TailScan, depth_bytes: int) -> bool:
+        """Whether anything before the window, down to `depth_bytes`, may change what was found in it. Takes the place
+        of each record from its bytes: to read all of them like those of the window takes seconds."""
+        end, size = window.start, window.size
         while end > window.low and size < depth_bytes:
             step = max(_TAIL_FIRST_STEP, (depth_bytes - size) * (window.high - end) // max(size, 1))
             start = max(window.low, end - step)
             for message in self._range(start, end, window.deadline, window.on_wait):
                 value = message.value() or b""
                 size += len(value)
-                if EPOCH_MARK in value:
-                    _, meta = parse(value, int(message.offset() or 0))
-                    if meta.get("kind") == "epoch" and not scan.outranks(meta["epoch"]):
-                        return True
+                if scan.may_yield_to(*place_of(value, int(message.offset() or 0))):
+                    return True
             end = start
         return False
 

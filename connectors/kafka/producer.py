@@ -4,9 +4,9 @@ HOT PATH: `publish` runs for every batch of records; per record it does one dict
 
 Order and completeness rest on the idempotent producer with one partition: a record is stored only after
 every one before it, and a permanent failure stops the producer (`enable.gapless.guarantee`). So one
-callback, on the final record of a batch, speaks for the whole batch. The offset that it reports must be
-as far from the one before as there were records: more means that somebody else writes, less that the
-topic was replaced.
+callback, on the final record of a batch, speaks for the whole batch. The offset that it reports must, of a
+writer that has the log for itself, be as far from the one before as there were records: more means that
+somebody else writes, less that the topic was replaced.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from tests.benchmarks.workloads import insert_rows, items_table
 
 LOAD = "singles"
 ROWS = 1_500_000
-NOBODY, DUMP, OURS = "nobody", "pg_dump | pg_restore", "cdc bootstrap"
+NOBODY, DUMP, OURS = "nobody", "pg_dump, pg_restore", "cdc bootstrap"
 _JOBS = str(os.cpu_count() or 2)
 _COPY_SECONDS = 600.0
 
@@ -130,7 +130,7 @@ def _dump(own: Servers, databases: Databases) -> None:
 
 def _sheet(results: Results, rows: int) -> Sheet:
     columns = ["copied beside, by", "seconds", "latency p50, ms", "p99, ms", "commit's p99, ms"]
-    sheet = Sheet(f"1,000 transactions a second, while {rows:,} rows are copied to another follower", columns)
+    sheet = Sheet(f"{LOADS[LOAD].about}, while {rows:,} rows are copied to another follower", columns)
     for joins, all_runs in results.items():
         if runs := counted(all_runs):
             figures = [

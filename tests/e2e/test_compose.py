@@ -50,7 +50,8 @@ class Composed:
 def composed(container_engine: Path) -> Iterator[Composed]:
     composed = Composed()
     try:
-        composed.run("up", "--build", "--detach", "load", "apply-us-east", "prometheus", seconds=900)
+        daemons = ("capture", *(f"apply-{node}" for node in NODES))
+        composed.run("up", "--build", "--detach", "load", *daemons, "prometheus", seconds=900)
         yield composed
     finally:
         composed.run("down", "--volumes", "--timeout", "5")

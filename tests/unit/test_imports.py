@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "cdc.cli": PURE | PORTS | ROOT_TOOLS | {"cdc.services", "cdc.cli.wiring"},
     "cdc.cli.wiring": PURE | PORTS | ROOT_TOOLS | {"cdc.services", "connectors.kafka", "connectors.postgres"},
     "cdc.cli.demo": {"cdc.cli", "cdc.errors", "cdc.stop", "cdc.demo"},
-    "cdc.cli.main": {"cdc.cli", "cdc.cli.demo", "cdc", "cdc.errors"},
+    "cdc.cli.main": {"cdc", "cdc.errors"},
     "cdc.cli.reference": {"cdc.cli.main", "cdc.config"},
     "cdc.__main__": {"cdc.cli.main"},
     "cdc.local": {"cdc.errors"},
