@@ -281,12 +281,13 @@ class TestKafka:
         with ThreadPoolExecutor(len(COMMANDS)) as pool:
             ends = list(pool.map(lambda command: pipeline.group.run(*command, seconds=120), COMMANDS))
 
-        # Then its last line names the cause, and nothing that is secret.
+        # Then its last line names the cause, it is said what to do, and nothing that is secret.
+        cause, *words = KINDS_OF_REFUSAL[kind][1]
         for command, done in zip(COMMANDS, ends, strict=True):
             assert done.returncode == 3, f"{command} ended with {done.returncode}: {done.stderr}"
-            line = the_line(done)
-            for word in KINDS_OF_REFUSAL[kind][1]:
-                assert word in line, command
+            assert cause in the_line(done), command
+            for word in words:
+                assert word in done.stdout + done.stderr, command
             check_silent_about_secrets(secured, done.stderr, done.stdout)
 
     def test_a_file_of_authorities_that_is_not_there_is_told(self, pipeline: Pipeline, secured: Secured):

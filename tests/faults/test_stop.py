@@ -230,7 +230,7 @@ def check_random_stops(pipeline: Pipeline, kafka: KafkaServer, count: int) -> No
 
 
 def numbered(pipeline: Pipeline, kafka: KafkaServer) -> list[tuple[int, int]]:
-    return names(list(whole(read_log(kafka.bootstrap_servers, pipeline.group.topic))))
+    return names(list(whole(read_log(kafka.bootstrap_servers, pipeline.group.topic, seconds=180))))
 
 
 @pytest.mark.long
