@@ -1,4 +1,4 @@
-"""What `cdc apply` runs."""
+"""`cdc apply`: from settings to parts that run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `cdc bootstrap` runs."""
+"""`cdc bootstrap`: from settings to parts that run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `cdc capture` runs."""
+"""`cdc capture`: from settings to parts that run."""
 
 from __future__ import annotations
 

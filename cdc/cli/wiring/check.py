@@ -1,4 +1,4 @@
-"""What `cdc check` asks."""
+"""`cdc check`: who is asked, and for how long."""
 
 from __future__ import annotations
 

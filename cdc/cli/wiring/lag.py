@@ -1,4 +1,4 @@
-"""What `cdc lag` asks, again and again when it is watched."""
+"""`cdc lag`: who is asked, and for how long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `cdc promote` looks with, and what it runs."""
+"""`cdc promote`: from settings to parts that run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `cdc token` and `cdc wait` ask."""
+"""`cdc token` and `cdc wait`: who is asked, and for how long."""
 
 from __future__ import annotations
 

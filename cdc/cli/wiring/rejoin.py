@@ -1,4 +1,4 @@
-"""What `cdc rejoin` runs."""
+"""`cdc rejoin`: from settings to parts that run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `cdc init` runs."""
+"""`cdc init`: from settings to parts that run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `cdc skip` runs."""
+"""`cdc skip`: from settings to parts that run."""
 
 from __future__ import annotations
 

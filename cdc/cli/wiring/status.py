@@ -1,4 +1,4 @@
-"""What `cdc status` asks."""
+"""`cdc status`: who is asked, and for how long."""
 
 from __future__ import annotations
 
