@@ -128,7 +128,8 @@ class TailScan:
         if "last" in meta:
             self._complete = (epoch, commit_lsn, *ending(event, meta), leader_of(meta))
             self._next_offset = offset + 1
-            self._partial = (0, 0)
+            if self._partial[0] <= commit_lsn:  # else this is a repeat, of what came before the window
+                self._partial = (0, 0)
             if "kind" not in meta:
                 self._streamed = commit_lsn
             # Two may have claimed an epoch; who writes on in it is the one that has it.

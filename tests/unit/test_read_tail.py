@@ -101,7 +101,7 @@ def place(tail: LogTail) -> tuple[object, ...]:
     return tail.epoch, tail.leader, tail.commit_lsn, tail.end_lsn, tail.partial_commit_lsn, tail.partial_seq
 
 
-@settings(max_examples=300)
+@settings(max_examples=1000)
 @given(values=logs())
 def test_reading_backwards_finds_what_reading_all_finds(values: list[bytes]):
     everything = TailScan(len(values))
@@ -141,3 +141,14 @@ def test_what_was_repeated_last_is_not_taken_for_the_end():
         found = reader.read_tail(depth_bytes=ALL)
     assert found is not None
     assert found.commit_lsn == 11_000
+
+
+def test_a_repeat_does_not_end_what_comes_after_the_one_it_repeats():
+    whole = transaction(1, 1010, 3)
+    values = [claim(1, US, 1000), *whole, *transaction(1, 1020, 1, whole=False), *whole]
+    for step in (4, 500):
+        with pytest.MonkeyPatch.context() as patch, InMemory(values) as reader:
+            patch.setattr(consumer, "_TAIL_FIRST_STEP", step)
+            found = reader.read_tail(depth_bytes=ALL)
+        assert found is not None
+        assert place(found) == (1, US, 1010, 1011, 1020, 1)
