@@ -21,8 +21,6 @@ FORMAT = 1
 """The newest format of records that this version reads. A record of a newer one says so in `cdc.format`."""
 
 _REMEDY = "find out who writes to the topic; nothing after this record is applied"
-EPOCH_MARK = b"cdc.epoch"
-"""In the bytes of every `epoch` record, and of next to no other."""
 _PLACE = re.compile(rb'"cdc":{(?:"kind":"([a-z]+)",)?"epoch":(\d{1,18}),"commit_lsn":(\d{1,19}),')
 _KINDS = frozenset(("epoch", "mark", "schema", "runbook", "part"))
 UNNUMBERED = frozenset(("schema", "runbook"))

@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from cdc.errors import CdcError, LogError, RetryableError
-from cdc.log.records import EPOCH_MARK, parse, place_of
+from cdc.log.records import parse, place_of
 from cdc.log.tail import LogTail, TailScan
 from cdc.promotion_ports import EpochStart
 from connectors.kafka.errors import NO_SUCH_TOPIC_REMEDY, Refusal, translate
@@ -248,13 +248,13 @@ class LogReader:
                 older, size = start == low, depth_bytes if start == low else 0
                 for message in self._range(start, high, deadline, _nothing):
                     offset, value = int(message.offset() or 0), message.value() or b""
-                    if not older or EPOCH_MARK in value:
-                        _, meta = parse(value, offset)
-                        if meta.get("kind") == "epoch" and meta["epoch"] == epoch:
-                            if older and size >= depth_bytes:
-                                return EpochStart(offset, meta["leader"], meta.get("promotion"))
-                            break
-                        older |= meta["epoch"] < epoch
+                    kind, at, _ = place_of(value, offset)
+                    if kind == "epoch" and at == epoch:
+                        if older and size >= depth_bytes:
+                            _, meta = parse(value, offset)
+                            return EpochStart(offset, meta["leader"], meta.get("promotion"))
+                        break
+                    older |= at < epoch
                     size += len(value)
                 step *= _TAIL_STEP_GROWTH
         finally:

@@ -7,31 +7,16 @@ import uuid
 import pytest
 
 from cdc.local import KafkaServer
-from cdc.log.envelope import Envelope, Finisher, finished
 from cdc.services.log_end import LogEnd
 from connectors.kafka.consumer import LogReader
 from connectors.kafka.settings import common_settings
-from tests.support.topic import Raw, Topic
+from tests.support.claims import claim, marks
+from tests.support.topic import Topic
 
 US, EU, AP = "us-east", "eu-west", "ap-south"
 NOT_KNOWN_YET = 1500
 """Records that an older leader writes after it lost: more than one step of reading backwards."""
 DEPTH = 2**20
-
-
-def claim(leader: str, epoch: int, commit_lsn: int, prev: int) -> Raw:
-    envelope = Envelope("test", "", "0", epoch)
-    envelope.begin(0, commit_lsn, prev, 0, 0)
-    return finished(envelope.epoch(leader, "1", 1, "slot", epoch - 1, {"promotion": f"of {leader}"}), commit_lsn + 1)
-
-
-def marks(leader: str, epoch: int, first: int, count: int) -> list[Raw]:
-    envelope = Envelope("test", "", "0", epoch)
-    found = []
-    for commit_lsn in range(first, first + 10 * count, 10):
-        envelope.begin(0, commit_lsn, commit_lsn - 10, 0, 0)
-        found.append(Finisher(leader)(envelope.mark(1), commit_lsn + 1))
-    return found
 
 
 @pytest.fixture

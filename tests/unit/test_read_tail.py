@@ -9,11 +9,13 @@ from confluent_kafka import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc.log.envelope import Envelope, Finisher, finished
+from cdc.log.envelope import Finisher
 from cdc.log.tail import LogTail, TailScan
 from connectors.kafka import consumer
 from connectors.kafka.consumer import LogReader
 from connectors.kafka.settings import common_settings
+from tests.support import claims
+from tests.support.claims import opened
 from tests.support.replay import Record
 
 US, EU, AP = "us-east", "eu-west", "ap-south"
@@ -23,23 +25,18 @@ ALL = 2**40
 STEPS = ["write", "stale", "promote", "lost claim", "runbook", "repeat", "part"]
 
 
-def opened(epoch: int, commit_lsn: int) -> Envelope:
-    envelope = Envelope("test", "", "0", epoch)
-    envelope.begin(0, commit_lsn, commit_lsn - 10, 0, 0)
-    return envelope
-
-
 def claim(epoch: int, leader: str, commit_lsn: int) -> bytes:
-    record = opened(epoch, commit_lsn).epoch(leader, "1", 1, "slot", epoch - 1, {})
-    return finished(record, commit_lsn + 1)[1]
+    return claims.claim(leader, epoch, commit_lsn, commit_lsn - 10)[1]
 
 
-def mark(epoch: int, commit_lsn: int) -> list[bytes]:
-    return [Finisher(LEADERS[epoch])(opened(epoch, commit_lsn).mark(1), commit_lsn + 1)[1]]
+def marks(epoch: int, first: int, count: int) -> list[bytes]:
+    return [value for _, value in claims.marks(LEADERS[epoch], epoch, first, count)]
 
 
 def transaction(epoch: int, commit_lsn: int, events: int, *, whole: bool = True) -> list[bytes]:
-    records = [opened(epoch, commit_lsn).message("p", b"x", commit_lsn, seq) for seq in range(1, events + 1)]
+    records = [
+        opened(epoch, commit_lsn, commit_lsn - 10).message("p", b"x", commit_lsn, seq) for seq in range(1, events + 1)
+    ]
     if whole:
         records[-1] = Finisher(LEADERS[epoch])(records[-1], commit_lsn + 1)
     return [value for _, value in records]
@@ -55,7 +52,9 @@ def logs(draw: st.DrawFn) -> list[bytes]:
     def write(writer: int, count: int) -> None:
         for _ in range(count):
             events = draw(st.integers(0, 3))
-            written.append(transaction(writer, next_lsn[writer], events) if events else mark(writer, next_lsn[writer]))
+            written.append(
+                transaction(writer, next_lsn[writer], events) if events else marks(writer, next_lsn[writer], 1)
+            )
             values.extend(written[-1])
             next_lsn[writer] += 10
 
@@ -73,7 +72,7 @@ def logs(draw: st.DrawFn) -> list[bytes]:
         elif what == "lost claim" and epoch > 1:
             values.append(claim(epoch, "another", draw(st.integers(100, 900)) * 10 + 5))
         elif what == "runbook":
-            values.append(opened(epoch, 1).runbook({"step": "begin"})[1])
+            values.append(opened(epoch, 1, 0).runbook({"step": "begin"})[1])
         elif what == "repeat" and written:
             first = draw(st.integers(0, len(written) - 1))
             values += [value for one in written[first : first + 8] for value in one]
@@ -120,9 +119,9 @@ def test_reading_backwards_finds_what_reading_all_finds(values: list[bytes]):
 @pytest.mark.parametrize("lost_claim", [False, True])
 @pytest.mark.parametrize("own", [0, 5000])
 def test_a_claim_counts_wherever_the_first_window_begins(stale: int, lost_claim: bool, own: int):
-    values = [claim(1, US, 1000), *(mark(1, lsn)[0] for lsn in range(1010, 9010, 10)), claim(2, EU, 4000)]
-    values += [mark(2, lsn)[0] for lsn in range(4010, 4010 + 10 * own, 10)]
-    values += [mark(1, lsn)[0] for lsn in range(9010, 9010 + 10 * stale, 10)]
+    values = [claim(1, US, 1000), *marks(1, 1010, 800), claim(2, EU, 4000)]
+    values += marks(2, 4010, own)
+    values += marks(1, 9010, stale)
     if lost_claim:
         values[-1] = claim(2, AP, 90_005)
     with InMemory(values) as reader:
@@ -135,8 +134,8 @@ def test_a_claim_counts_wherever_the_first_window_begins(stale: int, lost_claim:
 
 
 def test_what_was_repeated_last_is_not_taken_for_the_end():
-    values = [claim(1, US, 1000), *(mark(1, lsn)[0] for lsn in range(1010, 11_010, 10))]
-    values += [mark(1, lsn)[0] for lsn in range(5010, 10_510, 10)]
+    values = [claim(1, US, 1000), *marks(1, 1010, 1000)]
+    values += marks(1, 5010, 550)
     with InMemory(values) as reader:
         found = reader.read_tail(depth_bytes=ALL)
     assert found is not None
