@@ -124,14 +124,23 @@ def _singles(leader: Leader, count: int) -> str:
 
 
 def _hot(leader: Leader, count: int) -> str:
-    _commit_each(leader, count, "UPDATE hot SET hits = hits + 1 WHERE id = 1")
-    return f"SELECT count(*) FROM hot WHERE id = 1 AND hits = {count}"
+    return _hit(leader, 1, count, 1)
 
 
-def _commit_each(leader: Leader, count: int, statement: str) -> None:
+def _hot_batches(leader: Leader, count: int) -> str:
+    return _hit(leader, 2, count, ROWS_A_TRANSACTION)
+
+
+def _hit(leader: Leader, row: int, count: int, per_transaction: int) -> str:
+    _commit_each(leader, count, f"UPDATE hot SET hits = hits + 1 WHERE id = {row}", per_transaction)
+    return f"SELECT count(*) FROM hot WHERE id = {row} AND hits = {count}"
+
+
+def _commit_each(leader: Leader, count: int, statement: str, per_transaction: int = 1) -> None:
     """On the server, and without waiting for the disk: the load is not what is measured."""
+    loop = f"FOR n IN 1..{count} LOOP {statement}; IF n % {per_transaction} = 0 THEN COMMIT; END IF; END LOOP;"
     leader.connection.execute("SET synchronous_commit = off")
-    leader.connection.execute(f"DO $$ BEGIN FOR n IN 1..{count} LOOP {statement}; COMMIT; END LOOP; END $$".encode())
+    leader.connection.execute(f"DO $$ BEGIN {loop} END $$".encode())
     leader.connection.execute("RESET synchronous_commit")
 
 
@@ -204,6 +213,9 @@ WORKLOADS = {
                  progress=_rows_from(_SINGLES + 1)),
         Workload("big", "all rows inserted in one transaction", 1_000_000, None, _one_transaction),
         Workload("tpcb", "pgbench's TPC-B, four changes a transaction", 25_000, pgbench_tables, _tpcb, rows_each=4),
-        Workload("hot", "one row updated again and again", 100_000, _hot_table, _hot),
+        Workload("hot", "one row updated again and again, each time in a transaction of its own", 100_000, _hot_table,
+                 _hot),
+        Workload("hot-batches", "one row updated again and again, 1,000 times a transaction", 100_000, _hot_table,
+                 _hot_batches),
     )
 }  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.support.bank import BANK, Bank, BankWatch
+from tests.support.cgroup import memory_limit
 from tests.support.pipeline import FOLLOWER, Pipeline
 
 pytestmark = [
@@ -27,6 +28,7 @@ APPLY = f"apply {FOLLOWER}"
 DAEMONS = ("capture", APPLY)
 MEGABYTE = 2**20
 BIG = "CREATE TABLE big (id int PRIMARY KEY, x text)"
+ADD_BIG_ROWS = "INSERT INTO big SELECT i, repeat(md5(i::text), 3000) FROM generate_series(1, 600) i"
 
 
 @pytest.fixture
@@ -102,12 +104,25 @@ def test_who_gets_no_more_memory_ends_or_waits_and_the_next_one_goes_on(pipeline
         process = pipeline.process(name)
         now = process.memory_info().vms
         process.rlimit(resource.RLIMIT_AS, (now + chance.randrange(4 * MEGABYTE), -1))
-        pipeline.execute("INSERT INTO big SELECT i, repeat(md5(i::text), 3000) FROM generate_series(1, 600) i")
+        pipeline.execute(ADD_BIG_ROWS)
         bank.transacts(100)
         wait_for(lambda: not pipeline.running(name), seconds=5)
         ended = not pipeline.running(name)
         print(f"{name} {'ended with ' + str(pipeline.group.daemon(name).returncode) if ended else 'goes on'}")
         pipeline.group.kill(name)
+        pipeline.group.start(*name.split())
+        pipeline.catch_up(seconds=60)
+        pipeline.execute("DELETE FROM big")
+
+
+@pytest.mark.parametrize("name", DAEMONS)
+def test_who_is_killed_at_the_limit_of_its_container_leaves_nothing_half_done(pipeline: Pipeline, name: str):
+    with under_load(pipeline) as bank:
+        with memory_limit(pipeline.process(name).pid, megabytes=4):
+            pipeline.execute(ADD_BIG_ROWS)
+            assert wait_for(lambda: not pipeline.running(name), seconds=30), "it stays below the limit"
+        assert pipeline.group.daemon(name).returncode == -signal.SIGKILL
+        bank.transacts(100)
         pipeline.group.start(*name.split())
         pipeline.catch_up(seconds=60)
         pipeline.execute("DELETE FROM big")

@@ -7,17 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.pipeline import Pipelines
-from tests.support.pipeline import FOLLOWER
+from tests.support.watched import DAEMONS, MEGABYTE, peak_memory
 
-MEGABYTE = 2**20
-APPLY = f"apply {FOLLOWER}"
 ALLOWANCE = 200 * MEGABYTE
-
-
-def peak(pid: int) -> int:
-    """The most that was resident so far, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not tell the peak")
@@ -47,6 +39,6 @@ def test_large_text_and_bytes_arrive_and_take_a_few_times_their_size(
 
     # Then they are there, and neither daemon held more than some copies of one of them.
     pipeline.assert_equal()
-    for name in ("capture", APPLY):
-        used = peak(pipeline.group.daemon(name).pid)
+    for name in DAEMONS:
+        used = peak_memory(pipeline.group.daemon(name).pid)
         assert used < ALLOWANCE + 12 * size, f"{name}: {used // MEGABYTE} MB"
