@@ -48,13 +48,13 @@ _CONSUMER_DEFAULTS: Settings = {
     "fetch.wait.max.ms": 100,
     "fetch.min.bytes": 1,
     # Prefetch is memory: librdkafka's own default is 64 MiB a partition.
-    "queued.max.messages.kbytes": 16384,
+    "queued.max.messages.kbytes": 8192,
     "queued.min.messages": 20000,
     # librdkafka's own default is a second of standing still whenever the queue was full once.
     "fetch.queue.backoff.ms": 5,
     # One answer of the broker, still compressed, and unpacked whole: rows of a mass change come out twenty times as
     # large, and large values that are alike a thousand times. A batch that is larger comes all the same, alone.
-    "fetch.message.max.bytes": 131072,
+    "fetch.message.max.bytes": 32768,
 }
 _COMMON_DEFAULTS: Settings = {
     "socket.keepalive.enable": True,
@@ -97,7 +97,7 @@ def consumer_settings(common: Mapping[str, str | int | float | bool]) -> Setting
 
 def in_small_steps(common: Mapping[str, str | int | float | bool]) -> Settings:
     """For a reader that only looks where the log ends, while other memory is in use."""
-    return {"fetch.message.max.bytes": 65536, "queued.max.messages.kbytes": 4096, **common}
+    return {"queued.max.messages.kbytes": 4096, **common}
 
 
 _FOREIGN = {

@@ -26,6 +26,7 @@ from cdc.protocol.lsn import Lsn
 from cdc.protocol.pgoutput import NOT_UTF8_REMEDY
 from connectors.postgres.connection import ANSWER_SECONDS, open_connection
 from connectors.postgres.errors import decoding_error, slot_error, translate
+from connectors.postgres.pace import Pace
 from connectors.postgres.silence import SilenceWatch
 
 _SLOT_SECONDS = 300.0
@@ -50,6 +51,7 @@ class ReplicationStream:
         self.backend_pid = self._conn.backend_pid
         self._poll = select.poll()
         self._poll.register(self._conn.socket, select.POLLIN)
+        self._pace = Pace(self._conn.socket)
 
     def __enter__(self) -> Self:
         return self
@@ -91,9 +93,11 @@ class ReplicationStream:
         append = frames.append
         conn = self._conn
         get = conn.get_copy_data
-        size = 0
+        size, emptied = 0, False
         deadline = time.monotonic() + timeout
         try:
+            if self._pace.gather():
+                conn.consume_input()
             while size < max_bytes and len(frames) < _MAX_FRAMES:
                 count, data = get(1)
                 if count > 0:
@@ -101,12 +105,14 @@ class ReplicationStream:
                     size += count
                 elif count < 0:
                     raise self._ended()
-                elif self._wait(0 if frames else max(0.0, deadline - time.monotonic())):
+                elif self._pace.ready(0 if frames else max(0.0, deadline - time.monotonic())):
                     conn.consume_input()
                 else:
+                    emptied = True
                     break
         except psycopg.Error as error:
             raise self._translate(error) from error
+        self._pace.note(len(frames), emptied)
         return frames
 
     def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:
@@ -138,6 +144,7 @@ class ReplicationStream:
 
     def close(self) -> None:
         """Ends the connection; what was sent before is still read by the server."""
+        self._pace.close()
         self._connection.close()
 
     def _row(self, command: sql.Composable, timeout: float) -> list[str]:

@@ -1,0 +1,71 @@
+"""How a replication connection is read while its server sends fast.
+
+A walsender hands each message to the socket by itself, which wakes the reader that waits there. At tens of thousands of
+messages a second this costs both of them more than the messages do, and every stage after them gets batches as small:
+nearly twice the CPU a row in the whole pipeline (ops/benchmarks/README.md). So a reader who has taken everything lets
+some come together first, for a time that nobody notices at such a rate.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+
+_MANY_A_SECOND = 15_000.0
+_RATE_SECONDS = 0.02
+"""Over which the rate is taken."""
+_GATHER_SECONDS = 0.01
+_GATHER_BYTES = 256 * 1024
+
+
+class Pace:
+    """Of the reads of one connection. Not thread-safe."""
+
+    def __init__(self, socket_number: int) -> None:
+        self._socket = socket.fromfd(socket_number, socket.AF_UNSPEC, socket.SOCK_STREAM)
+        self._poll = select.poll()
+        self._poll.register(socket_number, select.POLLIN)
+        self._since = self._read_at = time.monotonic()
+        self._messages = 0
+        self._fast = self._emptied = self._gathers = False
+
+    def gather(self) -> bool:
+        """Before a read: where messages come fast, and none are left, wait until much is there, some milliseconds at
+        most. Whether it did."""
+        left = self._read_at + _GATHER_SECONDS - time.monotonic()
+        if not (self._fast and self._emptied and left > 0):
+            return False
+        self._wake_at(_GATHER_BYTES)
+        self._gathers = True
+        self._poll.poll(left * 1000)
+        return True
+
+    def ready(self, timeout: float) -> bool:
+        """Whether there is something to read within so many seconds. With none, little is nothing while it gathers:
+        what comes during a read would be read piece by piece."""
+        if self._gathers and timeout > 0:
+            self._gather_no_more()
+        return bool(self._poll.poll(timeout * 1000))
+
+    def note(self, messages: int, emptied: bool) -> None:
+        """After a read: so many messages, and whether that was all there was."""
+        if self._gathers:
+            self._gather_no_more()
+        self._emptied = emptied
+        self._messages += messages
+        now = self._read_at = time.monotonic()
+        if now - self._since >= _RATE_SECONDS:
+            self._fast = self._messages > _MANY_A_SECOND * (now - self._since)
+            self._since, self._messages = now, 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _gather_no_more(self) -> None:
+        self._gathers = False
+        self._wake_at(1)
+
+    def _wake_at(self, size: int) -> None:
+        """The kernel wakes who waits for the socket when so many bytes are there (a Unix socket: at any)."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
