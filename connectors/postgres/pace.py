@@ -12,10 +12,10 @@ import select
 import socket
 import time
 
-_MANY_A_SECOND = 15_000.0
+_MANY_A_SECOND = 5_000.0
 _RATE_SECONDS = 0.02
 """Over which the rate is taken."""
-_GATHER_SECONDS = 0.01
+_GATHER_SECONDS = 0.02
 _GATHER_BYTES = 256 * 1024
 
 

@@ -60,17 +60,21 @@ class Stage:
         assigned = [name for name in names if name not in key] or [name for name in key if name not in table.always]
         values = sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(sql.Identifier(name)) for name in assigned)
         parts = {"stage": stage, "columns": columns, "table": table.only, "match": match, "values": values}
-        self.create = sql.SQL(
+
+        def composed(statement: str) -> bytes:
+            return sql.SQL(statement).format(**parts).as_bytes(None)
+
+        self.create = composed(
             "CREATE TEMPORARY TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS AS "
             "SELECT {columns} FROM {table} WITH NO DATA"
-        ).format(**parts)
-        self.empty = sql.SQL("TRUNCATE {stage}").format(**parts)
-        self.copy_into = sql.SQL("COPY {stage} ({columns}) FROM STDIN").format(**parts)
+        )
+        self.empty = composed("TRUNCATE {stage}")
+        self.copy_into = composed("COPY {stage} ({columns}) FROM STDIN")
         update = "UPDATE {table} AS t SET {values} FROM {stage} AS s WHERE {match}"
         if not assigned:  # nothing but the key is known: all that is left is to see that the rows are there
             update = "SELECT FROM {table} AS t JOIN {stage} AS s ON {match}"
-        self.update = sql.SQL(update).format(**parts)
-        self.delete = sql.SQL("DELETE FROM {table} AS t USING {stage} AS s WHERE {match}").format(**parts)
+        self.update = composed(update)
+        self.delete = composed("DELETE FROM {table} AS t USING {stage} AS s WHERE {match}")
 
 
 class TableStatements:
@@ -98,9 +102,10 @@ class TableStatements:
         )
         all_columns = len(columns) == len(schema.columns)
         self.cells: Callable[[Row], Collection[str | None]] = dict.values if all_columns else cells_of(columns)
-        self.copy_into = sql.SQL("COPY {} ({}) FROM STDIN").format(
+        copy_into = sql.SQL("COPY {} ({}) FROM STDIN").format(
             qualified(schema.table), sql.SQL(", ").join(map(sql.Identifier, columns))
         )
+        self.copy_into = copy_into.as_bytes(None)
         self._stages: dict[tuple[str, ...], Stage] = {}
         self._statements: dict[tuple[str, tuple[str, ...]], bytes] = {}
 

@@ -432,7 +432,7 @@ class PostgresTarget:
         self._staged.add(stage.name)
         return stage
 
-    def _copy(self, statement: sql.Composed, data: bytes) -> None:
+    def _copy(self, statement: bytes, data: bytes) -> None:
         with self._conn.cursor().copy(statement) as copy:
             copy.write(data)
 
