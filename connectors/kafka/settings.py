@@ -95,9 +95,10 @@ def consumer_settings(common: Mapping[str, str | int | float | bool]) -> Setting
     return settings
 
 
-def in_small_steps(common: Mapping[str, str | int | float | bool]) -> Settings:
-    """For a reader that only looks where the log ends, while other memory is in use."""
-    return {"queued.max.messages.kbytes": 4096, **common}
+def to_find_the_end(common: Mapping[str, str | int | float | bool]) -> Settings:
+    """For a reader that only looks where the log ends: it asks for more than there is, and each look would have to wait
+    until the broker answers what the one before still asked for. Other memory may be in use meanwhile."""
+    return {"queued.max.messages.kbytes": 4096, "fetch.wait.max.ms": 10, **common}
 
 
 _FOREIGN = {

@@ -16,7 +16,9 @@ _MANY_A_SECOND = 5_000.0
 _RATE_SECONDS = 0.02
 """Over which the rate is taken."""
 _GATHER_SECONDS = 0.02
-_GATHER_BYTES = 256 * 1024
+_GATHER_BYTES = 64 * 1024
+_ROOM_BYTES = 1024 * 1024
+"""Of the socket's buffer, so that the server goes on while what is there is worked on."""
 
 
 class Pace:
@@ -29,16 +31,17 @@ class Pace:
         self._since = self._read_at = time.monotonic()
         self._messages = 0
         self._fast = self._emptied = self._gathers = False
+        self._make_room()
 
     def gather(self) -> bool:
         """Before a read: where messages come fast, and none are left, wait until much is there, some milliseconds at
-        most. Whether it did."""
-        left = self._read_at + _GATHER_SECONDS - time.monotonic()
-        if not (self._fast and self._emptied and left > 0):
+        most. Whether they come fast."""
+        if not self._fast:
             return False
+        left = self._read_at + _GATHER_SECONDS - time.monotonic() if self._emptied else 0.0
         self._wake_at(_GATHER_BYTES)
         self._gathers = True
-        self._poll.poll(left * 1000)
+        self._poll.poll(max(left, 0.0) * 1000)
         return True
 
     def ready(self, timeout: float) -> bool:
@@ -61,6 +64,12 @@ class Pace:
 
     def close(self) -> None:
         self._socket.close()
+
+    def _make_room(self) -> None:
+        """A low-water mark enlarges the buffer for itself, for good, and the kernel still enlarges it as it sees fit
+        (who sets SO_RCVBUF takes that away)."""
+        self._wake_at(_ROOM_BYTES)
+        self._wake_at(1)
 
     def _gather_no_more(self) -> None:
         self._gathers = False

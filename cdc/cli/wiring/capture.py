@@ -9,7 +9,7 @@ from cdc.services.health import Health
 from cdc.services.meters import CaptureMeter
 from connectors.kafka.consumer import LogReader
 from connectors.kafka.producer import LogProducer
-from connectors.kafka.settings import in_small_steps
+from connectors.kafka.settings import to_find_the_end
 from connectors.postgres.connection import ANSWER_SECONDS
 from connectors.postgres.leader import Leader
 from connectors.postgres.replication import ReplicationStream
@@ -31,7 +31,7 @@ def capture_service(settings: Settings, node: str | None, health: Health, meter:
         lambda name: Leader(settings.dsn_of(name), "cdc capture", name, ANSWER_SECONDS),
         lambda name: ReplicationStream(settings.dsn_of(name), "cdc capture", name),
         topic_of(settings, client),
-        lambda: LogReader(in_small_steps(client), settings.topic),
+        lambda: LogReader(to_find_the_end(client), settings.topic),
         lambda max_message_bytes, next_offset: LogProducer(client, settings.topic, max_message_bytes, next_offset),
         health,
         meter,
