@@ -17,7 +17,7 @@ from cdc.log.tail import LogTail
 from connectors.kafka.admin import LogAdmin, TopicSettings
 from connectors.kafka.consumer import REQUEST_SECONDS, LogReader
 from connectors.kafka.settings import Settings as ClientSettings
-from connectors.kafka.settings import common_settings
+from connectors.kafka.settings import common_settings, to_find_the_end
 
 THE_LOG = "the log in Kafka"
 """What is asked, as a line calls it that says it did not answer; no name of a node."""
@@ -31,8 +31,9 @@ def client_settings(settings: Settings, role: str) -> ClientSettings:
 
 @contextmanager
 def log_reader(settings: Settings, role: str, answer_seconds: float = REQUEST_SECONDS) -> Iterator[LogReader]:
-    """A reader of the group's log."""
-    with LogReader(client_settings(settings, role), settings.topic, answer_seconds) as reader:
+    """A reader of the group's log, for a command: most of what they want to know is at its end."""
+    client = to_find_the_end(client_settings(settings, role))
+    with LogReader(client, settings.topic, answer_seconds) as reader:
         yield reader
 
 
