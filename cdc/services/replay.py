@@ -32,8 +32,9 @@ from cdc.services.window import Item
 
 log = structlog.get_logger(__name__)
 
-SMALL_SEGMENT = 100
-"""Up to so many changes go one by one in one round trip; setting up COPY and staging costs more."""
+SMALL_SEGMENT = 8
+"""Up to so many changes a table go one by one in one round trip; COPY and staging take four round trips a table, which
+is as much as some ten statements."""
 
 WINDOWS_IN_ORDER = 100
 """So many windows with updates of a table go in order after a set of its updates failed: who exchanges unique values
@@ -161,7 +162,8 @@ def _count(changes: Iterable[Change | Batch]) -> int:
 
 
 def _is_small(changes: Sequence[Change | Batch]) -> bool:
-    return len(changes) <= SMALL_SEGMENT and _count(changes) <= SMALL_SEGMENT
+    shapes = {shape for change in changes for shape in _shapes_of(change)}
+    return _count(changes) <= SMALL_SEGMENT * len(shapes)
 
 
 def _check_all_texts(items: Iterable[Item]) -> None:
