@@ -131,7 +131,7 @@ class RecordedLog:
 
 
 class FollowerInTest:
-    """A follower that takes a recorded log. Up to `small_segment` changes a table go one by one; `sets` counts the others.
+    """A follower that takes a recorded log. Up to `small_segment` changes a table go one by one; `sets` counts others.
 
     Where all go as sets, and nothing is compiled, each record that may begin a run (cdc/log/runs.py) does.
     """
