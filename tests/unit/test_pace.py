@@ -34,7 +34,7 @@ SIZE = 100
 MOST = 2**18
 """Of one read."""
 TIMEOUT = 5.0
-FAST, SLOW, ALONE = "0.5:0.00002", "0.5:0.002", "0.001:0.3"
+FAST, SLOW, ALONE = "0.5:0.00002", "0.5:0.002", "0.001:0.8"
 
 
 @contextmanager
@@ -81,17 +81,18 @@ def reads(reader: socket.socket) -> Iterator[tuple[int, int, float]]:
 def test_messages_that_come_fast_are_read_many_at_a_time():
     with sender(FAST) as reader:
         found = list(reads(reader))
-    assert median(messages / calls for messages, calls, _ in found[-10:]) > 100
+    # Without it two or three.
+    assert sum(messages for messages, *_ in found) > 10 * sum(calls for _, calls, _ in found)
 
 
 def test_messages_that_come_one_by_one_are_not_held_back():
     with sender(SLOW) as reader:
         found = list(reads(reader))
     assert median(messages for messages, *_ in found) == 1
-    assert median(late for *_, late in found) < 0.005
+    assert median(late for *_, late in found) < 0.01
 
 
 def test_one_that_comes_after_many_is_not_held_back():
-    with sender(*[FAST, ALONE, ALONE] * 3) as reader:
+    with sender(*[FAST, ALONE, ALONE, FAST]) as reader:
         found = list(reads(reader))
-    assert max(late for *_, late in found) < 0.2
+    assert max(late for *_, late in found) < 0.5
