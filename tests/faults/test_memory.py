@@ -30,8 +30,8 @@ SIZE = "SELECT pg_relation_size('t')"
 TABLE = "CREATE TABLE t (id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, x text, n numeric)"
 ADD_ROWS = f"INSERT INTO t (x, n) SELECT 'row number ' || i || repeat('.', 60), i FROM generate_series(1, {ROWS}) i"
 KEPT = 70 * MEGABYTE
-"""What a daemon that is at rest again may have more than after its first row: pages of the C library's arenas that are in
-use in part. Up to 56 MB were seen after four outages; what is never given back would be the peak, twice that."""
+"""What a daemon that is at rest again may have more than after its first row: pages of the C library's arenas that are
+in use in part. Up to 56 MB were seen after four outages; what is never given back would be the peak, twice that."""
 
 
 def warm(pipeline: Pipeline) -> dict[str, int]:
