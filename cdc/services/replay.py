@@ -33,8 +33,8 @@ from cdc.services.window import Item
 log = structlog.get_logger(__name__)
 
 SMALL_SEGMENT = 8
-"""Up to so many changes a table go one by one in one round trip; COPY and staging take four round trips a table, which
-is as much as some ten statements."""
+"""Up to so many changes a table go one by one in one round trip; COPY and an UPDATE take three round trips a table,
+which cost as much as some ten statements."""
 
 WINDOWS_IN_ORDER = 100
 """So many windows with updates of a table go in order after a set of its updates failed: who exchanges unique values
@@ -83,23 +83,18 @@ class Replay:
             yield run
 
     def _apply_segment(self, changes: list[Change | Batch]) -> None:
-        if _is_small(changes):
+        by_shape = _by_shape(changes)
+        most = SMALL_SEGMENT * len(by_shape)
+        if len(changes) <= most and _count(changes) <= most:
             self._in_order(changes)
             return
         self._target.savepoint()
-        if not self._as_sets(changes):
+        if not self._as_sets(changes, by_shape):
             log.info("a set did not meet exactly its rows, replaying one by one", changes=_count(changes))
             self._target.back_to_savepoint()
             self._in_order(changes)
 
-    def _as_sets(self, changes: list[Change | Batch]) -> bool:
-        by_shape: dict[str, list[Change | Lines]] = {}
-        for change in changes:
-            if isinstance(change, Batch):
-                for lines in change.tables:
-                    by_shape.setdefault(lines.fingerprint, []).append(lines)
-            else:
-                by_shape.setdefault(change[1], []).append(change)
+    def _as_sets(self, changes: list[Change | Batch], by_shape: dict[str, list[Change | Lines]]) -> bool:
         effects = {fingerprint: _net_effect(self._plans[fingerprint], own) for fingerprint, own in by_shape.items()}
         # Where lines prove no net effect, rows may, and if not, they go in order.
         for fingerprint in _as_rows(changes, by_shape, [shape for shape, effect in effects.items() if effect is None]):
@@ -157,13 +152,19 @@ def _shapes_of(item: Change | Batch) -> Iterable[str]:
     return (lines.fingerprint for lines in item.tables) if isinstance(item, Batch) else (item[1],)
 
 
+def _by_shape(changes: Iterable[Change | Batch]) -> dict[str, list[Change | Lines]]:
+    by_shape: dict[str, list[Change | Lines]] = {}
+    for change in changes:
+        if isinstance(change, Batch):
+            for lines in change.tables:
+                by_shape.setdefault(lines.fingerprint, []).append(lines)
+        else:
+            by_shape.setdefault(change[1], []).append(change)
+    return by_shape
+
+
 def _count(changes: Iterable[Change | Batch]) -> int:
     return sum(change.number if isinstance(change, Batch) else 1 for change in changes)
-
-
-def _is_small(changes: Sequence[Change | Batch]) -> bool:
-    shapes = {shape for change in changes for shape in _shapes_of(change)}
-    return _count(changes) <= SMALL_SEGMENT * len(shapes)
 
 
 def _check_all_texts(items: Iterable[Item]) -> None:

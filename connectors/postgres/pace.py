@@ -2,8 +2,8 @@
 
 A walsender hands each message to the socket by itself, which wakes the reader that waits there. At tens of thousands of
 messages a second this costs both of them more than the messages do, and every stage after them gets batches as small:
-nearly twice the CPU a row in the whole pipeline (ops/benchmarks/README.md). So a reader who has taken everything lets
-some come together first, for a time that nobody notices at such a rate.
+nearly twice the CPU a row in the whole pipeline (ops/decisions/0016-messages-gather-where-they-come-fast.md). So a
+reader who has taken everything lets some come together first, for a time that nobody notices at such a rate.
 """
 
 from __future__ import annotations

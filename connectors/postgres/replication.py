@@ -8,7 +8,6 @@ on the socket, sending goes through libpq's own buffer.
 
 from __future__ import annotations
 
-import select
 import time
 from types import TracebackType
 from typing import Self
@@ -49,8 +48,6 @@ class ReplicationStream:
             raise translate(error, where) from error
         self._conn = self._connection.pgconn
         self.backend_pid = self._conn.backend_pid
-        self._poll = select.poll()
-        self._poll.register(self._conn.socket, select.POLLIN)
         self._pace = Pace(self._conn.socket)
 
     def __enter__(self) -> Self:
@@ -180,15 +177,12 @@ class ReplicationStream:
         began = time.monotonic()
         watch = SilenceWatch(self._dsn, self._connection, self._where) if timeout > ANSWER_SECONDS else None
         silent = 0.0
-        while not self._wait(min(self._connection.silence_seconds, timeout - silent)):
+        while not self._pace.ready(min(self._connection.silence_seconds, timeout - silent)):
             silent = time.monotonic() - began
             if silent >= timeout:
                 raise self._too_slow(timeout)
             if watch is not None:
                 watch(silent)
-
-    def _wait(self, timeout: float) -> bool:
-        return bool(self._poll.poll(timeout * 1000))
 
     def _ended(self) -> CdcError:
         """Why there is nothing more to copy: the server's error, or its orderly end."""

@@ -25,11 +25,10 @@ from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import SYSTEM, bin_dir_of, durable_kafka
 from tests.support.pipeline import FOLLOWER, LEADER, Pipeline, rows_of, run_sql
 from tests.support.promotion import fails, the_line
+from tests.support.watched import APPLY, DAEMONS
 
 HOST = "127.0.0.1"
 USER, SCRAM_PASSWORD, PLAIN_PASSWORD = "cdc", "scram-password-of-the-test", "plain-password-of-the-test"
-APPLY = f"apply {FOLLOWER}"
-DAEMONS = ("capture", APPLY)
 COMMANDS = (
     ("init",),
     ("capture",),

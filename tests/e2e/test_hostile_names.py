@@ -12,8 +12,8 @@ from psycopg import sql
 from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import FOLLOWER, Pipeline, rows_of, run_sql
+from tests.support.watched import APPLY
 
-APPLY = f"apply {FOLLOWER}"
 NAMES = [
     '"; DROP TABLE public.victim; --',
     "'; DROP TABLE public.victim; --",

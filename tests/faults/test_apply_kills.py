@@ -15,10 +15,10 @@ from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.support.bank import BANK, Bank, BankWatch, a_moment, transfer
 from tests.support.pipeline import FOLLOWER, Pipeline, rows_of
+from tests.support.watched import APPLY
 
 pytestmark = pytest.mark.faults
 
-APPLY = f"apply {FOLLOWER}"
 OTHERS = (
     # Without a key: a row that arrives twice is there twice, and no constraint hides it.
     "CREATE TABLE receipt (n bigint)",

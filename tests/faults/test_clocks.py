@@ -19,10 +19,10 @@ from tests.fixtures.pipeline import Pipelines
 from tests.support.bank import BANK, Bank, BankWatch
 from tests.support.log import read_log
 from tests.support.pipeline import FOLLOWER, Pipeline
+from tests.support.watched import APPLY
 
 pytestmark = pytest.mark.faults
 
-APPLY = f"apply {FOLLOWER}"
 HOUR = 3600
 # libfaketime would do for any process, but librdkafka's threads hang under it: a wait until a time of the faked clock
 # does not end.

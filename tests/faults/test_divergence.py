@@ -17,6 +17,7 @@ from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import FOLLOWER, QUICK_HEARTBEAT, Pipeline, rows_of, run_sql
 from tests.support.topic import fatal
+from tests.support.watched import APPLY
 
 pytestmark = [pytest.mark.faults, pytest.mark.newest_first]
 
@@ -24,7 +25,6 @@ TABLES = (
     "CREATE TABLE t (id int PRIMARY KEY, x text)",
     "CREATE TABLE other (id int PRIMARY KEY, x text, n int DEFAULT 0)",
 )
-APPLY = f"apply {FOLLOWER}"
 BEHIND_OUR_BACK = ("SET default_transaction_read_only = off", "SET session_replication_role = replica")
 RUNBOOK = Path(__file__).parents[2] / "ops/runbooks/divergence.md"
 POSITION = re.compile(r"position (\d+/[0-9A-F]+/[0-9A-F]+)[:,]")

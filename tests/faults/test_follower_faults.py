@@ -19,18 +19,15 @@ from tests.fixtures.servers import OwnPostgres, SharedServers
 from tests.support.bank import BANK, Bank, BankWatch
 from tests.support.disk import small_disk
 from tests.support.pipeline import FOLLOWER, Pipeline, rows_of, run_sql, set_for_database
-from tests.support.watched import wait_until_apply_waits_for_a_lock
+from tests.support.watched import APPLY, DAEMONS, MEGABYTE, wait_until_apply_waits_for_a_lock
 
 pytestmark = [pytest.mark.faults, pytest.mark.newest_first]
 
-APPLY = f"apply {FOLLOWER}"
-DAEMONS = ("capture", APPLY)
 WRITE = "SET default_transaction_read_only = off"
 WRITABLE = "-c default_transaction_read_only=off -c session_replication_role=replica"
 BIG = "CREATE TABLE big (id int PRIMARY KEY, x text NOT NULL)"
 FILL = "INSERT INTO big SELECT i, repeat(md5(i::text), 30) FROM generate_series({}, {}) i"
 """A kilobyte a row."""
-MEGABYTE = 2**20
 
 
 @pytest.fixture(scope="module")

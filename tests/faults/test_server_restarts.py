@@ -14,10 +14,10 @@ from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import OwnPostgres, durable_kafka
 from tests.support.bank import BANK, Bank, BankWatch
 from tests.support.pipeline import FOLLOWER, Pipeline
+from tests.support.watched import DAEMONS
 
 pytestmark = pytest.mark.faults
 
-DAEMONS = ("capture", f"apply {FOLLOWER}")
 RECOVERY_SECONDS = 30.0
 """From the moment a server answers again until the follower holds what was committed by then."""
 

@@ -20,12 +20,10 @@ from tests.fixtures.servers import durable_kafka
 from tests.support.bank import BANK, Bank, BankWatch, a_moment
 from tests.support.log import names, read_log, whole
 from tests.support.pipeline import FOLLOWER, Pipeline
-from tests.support.watched import wait_until_apply_waits_for_a_lock
+from tests.support.watched import APPLY, DAEMONS, wait_until_apply_waits_for_a_lock
 
 pytestmark = pytest.mark.faults
 
-APPLY = f"apply {FOLLOWER}"
-DAEMONS = ("capture", APPLY)
 SECONDS = 10.0
 
 

@@ -15,11 +15,11 @@ from cdc.protocol.lsn import Lsn
 from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import FOLLOWER, LEADER, Pipeline, rows_of, run_sql
 from tests.support.topic import Raw, Topic, fatal
+from tests.support.watched import APPLY
 
 pytestmark = [pytest.mark.faults, pytest.mark.newest_first]
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, x text)"
-APPLY = f"apply {FOLLOWER}"
 BEHIND_OUR_BACK = ("SET default_transaction_read_only = off", "SET session_replication_role = replica")
 
 

@@ -12,10 +12,9 @@ from cdc.local import KafkaServer
 from tests.fixtures.pipeline import Pipelines
 from tests.support.log import read_log
 from tests.support.pipeline import FOLLOWER, Pipeline, rows_of
+from tests.support.watched import APPLY
 
 pytestmark = pytest.mark.faults
-
-APPLY = f"apply {FOLLOWER}"
 
 
 @pytest.fixture

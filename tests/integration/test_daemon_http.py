@@ -21,9 +21,9 @@ from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.support.bank import BANK, Bank
 from tests.support.pipeline import FOLLOWER, Pipeline, run_sql
+from tests.support.watched import APPLY
 
 TABLE = "CREATE TABLE note (id serial PRIMARY KEY, text text)"
-APPLY = f"apply {FOLLOWER}"
 NOTICED_SECONDS = 30.0
 PATIENCE_SECONDS = 60.0
 

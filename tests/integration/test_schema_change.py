@@ -11,8 +11,8 @@ from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.support.contents import contents
 from tests.support.pipeline import FOLLOWER, Pipeline, rows_of, run_sql
+from tests.support.watched import APPLY
 
-APPLY = f"apply {FOLLOWER}"
 WRITABLE = "SET default_transaction_read_only = off"
 AS_APPLY_SAYS = (WRITABLE, "SET session_replication_role = replica")
 

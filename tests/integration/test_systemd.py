@@ -16,10 +16,10 @@ from cdc.errors import CdcError, ConfigError, FencedError
 from cdc.local.processes import end_child, wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import FOLLOWER, run_sql
+from tests.support.watched import APPLY
 
 UNITS = sorted((Path(__file__).parents[2] / "ops/systemd").glob("*.service"))
 WRITABLE = "SET default_transaction_read_only = off; SET session_replication_role = replica"
-APPLY = f"apply {FOLLOWER}"
 
 
 class Supervisor:
