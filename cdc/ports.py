@@ -115,8 +115,8 @@ class Target(Protocol):
         seconds."""
         ...
 
-    def apply_net(self, plan: TablePlan, effect: NetEffect) -> bool:
-        """False when a row was missing or there already; the transaction must then go back to the savepoint."""
+    def apply_sets(self, effects: Sequence[tuple[TablePlan, NetEffect]]) -> TablePlan | None:
+        """All of them, or none: the first where a row was missing or there already."""
         ...
 
     def apply_in_order(self, steps: Sequence[tuple[TablePlan, Change]]) -> None:
@@ -124,10 +124,6 @@ class Target(Protocol):
         ...
 
     def truncate(self, statement: Truncation) -> None: ...
-
-    def savepoint(self) -> None: ...
-
-    def back_to_savepoint(self) -> None: ...
 
     def store_epoch_ends(self, ends: Sequence[Position]) -> None:
         """Keep the newest transactions of epochs that are over, for who asks about a write from before."""

@@ -88,13 +88,12 @@ class Replay:
         if len(changes) <= most and _count(changes) <= most:
             self._in_order(changes)
             return
-        self._target.savepoint()
         if not self._as_sets(changes, by_shape):
             log.info("a set did not meet exactly its rows, replaying one by one", changes=_count(changes))
-            self._target.back_to_savepoint()
             self._in_order(changes)
 
     def _as_sets(self, changes: list[Change | Batch], by_shape: dict[str, list[Change | Lines]]) -> bool:
+        """False when nothing was done."""
         effects = {fingerprint: _net_effect(self._plans[fingerprint], own) for fingerprint, own in by_shape.items()}
         # Where lines prove no net effect, rows may, and if not, they go in order.
         for fingerprint in _as_rows(changes, by_shape, [shape for shape, effect in effects.items() if effect is None]):
@@ -106,14 +105,16 @@ class Replay:
         for fingerprint in exchanging:
             self._exchanges[fingerprint] -= 1
             effects[fingerprint] = None
+        sets = [(self._plans[fingerprint], effect) for fingerprint, effect in effects.items() if effect is not None]
+        failed = self._target.apply_sets(sets)
+        if failed is not None:
+            for fingerprint, effect in effects.items():
+                if self._plans[fingerprint] is failed and failed.moves_values and effect and effect.updates:
+                    self._exchanges[fingerprint] = WINDOWS_IN_ORDER
+            return False
         for fingerprint, effect in effects.items():
-            plan = self._plans[fingerprint]
             if effect is None:
                 self._in_order([change for change in by_shape[fingerprint] if not isinstance(change, Lines)])
-            elif not self._target.apply_net(plan, effect):
-                if plan.moves_values and effect.updates:
-                    self._exchanges[fingerprint] = WINDOWS_IN_ORDER
-                return False
         return True
 
     def _in_order(self, items: Sequence[Change | Batch]) -> None:

@@ -1,6 +1,6 @@
 """The follower as the applier sees it: one connection, one transaction, position and rows together.
 
-HOT PATH: `apply_net`. Inserts go by COPY straight into the table, updates and deletes by COPY into a
+HOT PATH: `apply_sets`. Inserts go by COPY straight into the table, updates and deletes by COPY into a
 temporary table and one statement that joins it by the key; hash and merge joins are off in this
 session, because a batch must probe the index and never scan the table.
 """
@@ -11,9 +11,10 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -47,9 +48,10 @@ from connectors.postgres.errors import condition, translate
 from connectors.postgres.locks import applier_of, try_lock
 from connectors.postgres.progress import follower_progress, leads, timestamp
 from connectors.postgres.read_only import make_read_only
+from connectors.postgres.script import Step, play
 from connectors.postgres.shape import require_place
 from connectors.postgres.silence import connect_watched
-from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only
+from connectors.postgres.table_statements import Prepared, Stage, TableStatements, cells_of, only
 
 log = structlog.get_logger(__name__)
 
@@ -67,9 +69,25 @@ need no lock may be in it; `wait_for_locks` is for the one that does."""
 _NOTICE_DEATH = "SET client_connection_check_interval = '2s'"
 """Without it, the backend of an applier that was killed while a statement ran or waited for a lock would keep the
 lock of this follower until that statement ends."""
+_MOVE = """
+WITH moved AS (
+    UPDATE cdc.position SET epoch = $1, commit_lsn = $2, end_lsn = $3, committed_at = $4, next_offset = $5, leader = $6,
+        applied_at = clock_timestamp() WHERE log = {} AND epoch = $7 AND commit_lsn = $8 RETURNING log
+) SELECT pg_replication_origin_xact_setup($3, $4) WHERE 1 / (SELECT count(*) FROM moved) = 1
+"""
+"""A COMMIT that is sent along with it must not be reached where nothing was moved, and only an error prevents that."""
 _CANCEL_SECONDS = 2.0
 _LOCK_PATIENCE_SECONDS = 10.0
 """A predecessor that was killed leaves its backend behind until the server notices."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """A step for a table, and how many rows it must meet."""
+
+    plan: TablePlan
+    step: Step
+    rows: int | None = None
 
 
 class PostgresTarget:
@@ -94,6 +112,7 @@ class PostgresTarget:
         self._dsn = dsn
         self._node = node
         self._log = log_name
+        self._move = Prepared("cdc_move", sql.SQL(_MOVE).format(sql.Literal(log_name)).as_bytes(None))
         self._wait = wait
         self._connection: WatchedConnection | None = None
         self._position: Position | None = None
@@ -101,6 +120,8 @@ class PostgresTarget:
         self._tables: dict[str, TableStatements] = {}
         self._stages: set[str] = set()
         self._staged: set[str] = set()
+        self._known: set[str] = set()
+        """The statements that this session has prepared, which a rollback does not take back."""
 
     # session
 
@@ -136,6 +157,7 @@ class PostgresTarget:
         if self._connection is not None:
             self._connection.close()
         self._connection = self._position = None
+        self._known.clear()
         self._tables.clear()
         self._stages.clear()
         self._staged.clear()
@@ -265,15 +287,6 @@ class PostgresTarget:
 
     # transaction
 
-    def savepoint(self) -> None:
-        with translated(self._node):
-            self._conn.execute("SAVEPOINT piece")
-
-    def back_to_savepoint(self) -> None:
-        with translated(self._node):
-            self._conn.execute("ROLLBACK TO SAVEPOINT piece")
-        self._stages.clear()
-
     def rollback(self) -> None:
         with translated(self._node):
             self._conn.rollback()
@@ -319,40 +332,40 @@ class PostgresTarget:
         before = self._position
         if before is None:
             raise RetryableError("not connected", where=self._node)
-        at = timestamp(position.committed_at_us)
         with translated(self._node):
             if decision is not None:
                 insert_decision(self._conn, self._log, decision)
             for table, count in self._overwritten.items():
                 self._record_overwrite(table, count, position.name)
-            with self._conn.pipeline():
-                if self._noted:
-                    self._conn.execute("UPDATE cdc.blocked SET problem = NULL WHERE log = %s", (self._log,))
-                for schema in schemas:
-                    self._conn.execute(
-                        "INSERT INTO cdc.relation VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                        (self._log, schema.fingerprint, Jsonb(schema.to_json(), dumps=orjson.dumps)),
-                    )
-                moved = self._conn.execute(
-                    "UPDATE cdc.position SET epoch = %s, commit_lsn = %s::pg_lsn, end_lsn = %s::pg_lsn, "
-                    "committed_at = %s, next_offset = %s, leader = %s, applied_at = clock_timestamp() "
-                    "WHERE log = %s AND epoch = %s AND commit_lsn = %s::pg_lsn",
-                    (
-                        position.epoch, str(position.commit_lsn), str(position.end_lsn), at, position.next_offset,
-                        position.leader, self._log, before.epoch, str(before.commit_lsn),
-                    ),
-                )  # fmt: skip
+            if self._noted:
+                self._conn.execute("UPDATE cdc.blocked SET problem = NULL WHERE log = %s", (self._log,))
+            for schema in schemas:
                 self._conn.execute(
-                    "SELECT pg_replication_origin_xact_setup(%s::pg_lsn, %s)", (str(position.end_lsn), at)
+                    "INSERT INTO cdc.relation VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                    (self._log, schema.fingerprint, Jsonb(schema.to_json(), dumps=orjson.dumps)),
                 )
-            if moved.rowcount != 1:
+            outcome = play(self._conn, [Step(self._moved(before, position)), Step(b"COMMIT")])
+            if isinstance(outcome.error, psycopg.errors.DivisionByZero) and not outcome.rows:
                 self._conn.rollback()
                 raise FencedError("somebody else moved this follower's position", "see who applies here", self._node)
-            self._conn.commit()
+            if outcome.error is not None:
+                raise outcome.error
         self._position = position
         self._noted = False
         self._overwritten.clear()
         self._staged.clear()
+
+    def _moved(self, before: Position, after: Position) -> bytes:
+        """The statement that moves the position; it fails where the position is not the one from before."""
+        at, leader = timestamp(after.committed_at_us).isoformat(), sql.quote(after.leader, self._conn)
+        moved = f"{after.epoch}, '{after.commit_lsn}', '{after.end_lsn}', '{at}', {after.next_offset}, {leader}"
+        return self._prepared(self._move) + f" ({moved}, {before.epoch}, '{before.commit_lsn}')".encode()
+
+    def _prepared(self, statement: Prepared) -> bytes:
+        if statement.name not in self._known:
+            self._conn.execute(statement.prepare)
+            self._known.add(statement.name)
+        return statement.execute
 
     def _record_overwrite(self, table: TableId, count: int, name: TransactionName) -> None:
         """One row a table and session, however many rows of it are overwritten."""
@@ -390,51 +403,62 @@ class PostgresTarget:
             raise BlockedError(f"table {table} does not exist here", "create it as it is on the leader", self._node)
         return only(table, facts)
 
-    def apply_net(self, plan: TablePlan, effect: NetEffect) -> bool:
+    def apply_sets(self, effects: Sequence[tuple[TablePlan, NetEffect]]) -> TablePlan | None:
+        sets = [one for plan, effect in effects for one in self._sets(plan, effect)]
+        if not sets:
+            return None
+        with translated(self._node):
+            begun = self._conn.info.transaction_status is not TransactionStatus.IDLE
+            if begun:
+                sets.insert(0, _Set(sets[0].plan, Step(b"SAVEPOINT piece")))
+            outcome = play(self._conn, [one.step for one in sets])
+        for one, rows in zip(sets, outcome.rows, strict=False):
+            if one.rows not in (None, rows):
+                return self._undone(begun, one.plan)
+        if outcome.error is None:
+            return None
+        failed, error = sets[len(outcome.rows)].plan, outcome.error
+        if isinstance(error, psycopg.IntegrityError | psycopg.DataError | psycopg.errors.InsufficientPrivilege):
+            return self._undone(begun, failed)
+        raise self._translate(error, f"{self._node}, table {failed.schema.table}") from error
+
+    def _undone(self, begun: bool, failed: TablePlan) -> TablePlan:
+        """The transaction is as it was before the sets."""
+        if begun:
+            with translated(self._node):
+                self._conn.execute("ROLLBACK TO SAVEPOINT piece")
+            self._stages.clear()
+        else:
+            self.rollback()
+        return failed
+
+    def _sets(self, plan: TablePlan, effect: NetEffect) -> Iterator[_Set]:
+        """What brings a table to the effect."""
         table = self._tables[plan.schema.fingerprint]
-        try:
-            return (
-                self._delete(table, effect.deletes)
-                and all(self._update(table, names, rows) for names, rows in effect.updates.items())
-                and self._insert(table, effect.inserts)
-            )
-        except (psycopg.IntegrityError, psycopg.DataError, psycopg.errors.InsufficientPrivilege):
-            return False
-        except psycopg.Error as error:
-            raise self._translate(error, f"{self._node}, table {plan.schema.table}") from error
+        if effect.deletes:
+            stage = self._stage(table, plan.key)
+            yield from self._filled(plan, stage, partial(_copied_keys, effect.deletes, plan.key))
+            yield _Set(plan, Step(self._prepared(stage.delete)), len(effect.deletes))
+        for names, rows in effect.updates.items():
+            stage = self._stage(table, names)
+            yield from self._filled(plan, stage, partial(_copied, rows, cells_of(names)))
+            yield _Set(plan, Step(self._prepared(stage.update)), len(rows))
+        if effect.inserts:
+            yield _Set(plan, Step(table.copy_into, partial(_copied, effect.inserts, table.cells)))
 
-    def _insert(self, table: TableStatements, rows: list[Row | Line]) -> bool:
-        if rows:
-            self._copy(table.copy_into, _copied(rows, table.cells))
-        return True
-
-    def _update(self, table: TableStatements, names: tuple[str, ...], rows: list[Row | Line]) -> bool:
-        stage = self._stage(table, names)
-        self._copy(stage.copy_into, _copied(rows, cells_of(names)))
-        return self._conn.execute(stage.update).rowcount == len(rows)
-
-    def _delete(self, table: TableStatements, keys: list[Any]) -> bool:
-        if not keys:
-            return True
-        stage = self._stage(table, table.plan.key)
-        single = len(table.plan.key) == 1
-        self._copy(stage.copy_into, copy_text(((key,) for key in keys) if single else keys))
-        return self._conn.execute(stage.delete).rowcount == len(keys)
+    def _filled(self, plan: TablePlan, stage: Stage, data: Callable[[], bytes]) -> Iterator[_Set]:
+        if stage.name in self._staged:
+            yield _Set(plan, Step(stage.empty))
+        self._staged.add(stage.name)
+        yield _Set(plan, Step(stage.copy_into, data))
 
     def _stage(self, table: TableStatements, names: tuple[str, ...]) -> Stage:
-        """The temporary table for these columns, empty."""
+        """The temporary table for these columns, which is there then."""
         stage = table.stage(names)
         if stage.name not in self._stages:
             self._conn.execute(stage.create)
             self._stages.add(stage.name)
-        if stage.name in self._staged:
-            self._conn.execute(stage.empty)
-        self._staged.add(stage.name)
         return stage
-
-    def _copy(self, statement: bytes, data: bytes) -> None:
-        with self._conn.cursor().copy(statement) as copy:
-            copy.write(data)
 
     def apply_in_order(self, steps: Sequence[tuple[TablePlan, Change]]) -> None:
         if not any(self._overwrite(plan.schema.table) for plan, _ in steps):
@@ -557,6 +581,10 @@ def _copied(rows: list[Row | Line], cells: Callable[[Row], Collection[str | None
     """Data for COPY; who takes several rows together does not mind their order."""
     lines = [row for row in rows if isinstance(row, bytes)]
     return copy_text([cells(row) for row in rows if not isinstance(row, bytes)]) + b"".join(lines)
+
+
+def _copied_keys(keys: list[Any], names: tuple[str, ...]) -> bytes:
+    return copy_text(((key,) for key in keys) if len(names) == 1 else keys)
 
 
 _VERBS = {"c": "insert", "u": "update", "d": "delete"}

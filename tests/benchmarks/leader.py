@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from tests.benchmarks.figures import Spread, counted
+from tests.benchmarks.processes import Cpu
 from tests.benchmarks.report import PROGRESS, Circumstances, Report, Sheet
 from tests.benchmarks.servers import Servers, servers
 from tests.benchmarks.stage import staged, take_turns
@@ -16,10 +17,12 @@ NOBODY = "nobody"
 
 @dataclass(frozen=True)
 class Loaded:
-    """Transactions a second, and how long after the load the follower needed for the rest."""
+    """Transactions a second, how long after the load the follower needed for the rest, and by process microseconds of
+    CPU a transaction."""
 
     rate: float
     catch_up_seconds: float
+    cpu_us: dict[str, float]
 
 
 Results = dict[str, list[Loaded]]
@@ -44,11 +47,15 @@ def _run(engine: str, own: Servers, run: int, seconds: int) -> Loaded:
 
     with staged(engine, own, f"leader_{run}", make_tables) as stage:
         if engine == NOBODY:
-            found = Loaded(tpcb_rate(stage.leader, seconds), 0.0)
+            found = Loaded(tpcb_rate(stage.leader, seconds), 0.0, {})
         else:
             stage.warm_up(0.25)
+            cpu = Cpu({**stage.engine.daemons(), **stage.engine.helpers()})
             rate = tpcb_rate(stage.leader, seconds)
-            found = Loaded(rate, stage.wait_for(mark_tpcb(stage.leader.connection)).seconds)
+            late = stage.wait_for(mark_tpcb(stage.leader.connection)).seconds
+            found = Loaded(
+                rate, late, {name: round(spent / (rate * seconds) * 1e6, 1) for name, spent in cpu.spent().items()}
+            )
             stage.compare()
     PROGRESS.print(f"  {found.rate:,.0f} transactions a second, caught up {found.catch_up_seconds:.1f} s later")
     return found

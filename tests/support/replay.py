@@ -167,10 +167,10 @@ class FollowerInTest:
             mock.patch("cdc.services.replay.SMALL_SEGMENT", self._small_segment),
             mock.patch("cdc.services.apply.ALIKE_BEFORE_RUN", ALIKE_BEFORE_RUN if self._small_segment else 0),
             mock.patch("cdc.services.apply.ChangeReader", self._change_reader),
-            mock.patch.object(target, "apply_net", wraps=target.apply_net) as apply_net,
+            mock.patch.object(target, "apply_sets", wraps=target.apply_sets) as apply_sets,
         ):
             service.run(stop)
-        self.sets += apply_net.call_count
+        self.sets += sum(len(call.args[0]) for call in apply_sets.call_args_list)
 
 
 @contextmanager

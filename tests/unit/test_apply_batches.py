@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec, patch
@@ -53,11 +54,12 @@ def effects(
 
     found: dict[str, list[NetEffect]] = {}
 
-    def apply_net(plan: TablePlan, effect: NetEffect) -> bool:
-        found.setdefault(plan.schema.table.name, []).append(effect)
-        return not fails
+    def apply_sets(sets: Sequence[tuple[TablePlan, NetEffect]]) -> TablePlan | None:
+        for own, effect in sets:
+            found.setdefault(own.schema.table.name, []).append(effect)
+        return sets[0][0] if sets and fails else None
 
-    target.plan.side_effect, target.apply_net.side_effect = plan, apply_net
+    target.plan.side_effect, target.apply_sets.side_effect = plan, apply_sets
     service = ApplyService(lambda: RecordedLog(log, stop), target, "follower", ApplyLimits(rows=rows, fetch=rows))
     with (
         collector_as_it_was(),

@@ -1,0 +1,114 @@
+"""HOT PATH: several statements in one round trip, COPY with its data among them.
+
+psycopg runs a statement at a time, and a COPY in three round trips. One simple query may hold many statements: the
+server runs one after the other, asks for the data of a COPY when it comes to it, and stops at the first that fails
+(PostgreSQL manual, "Multiple Statements in a Simple Query").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
+from psycopg.waiting import Ready, Wait
+
+_CHUNK_BYTES = 2**20
+"""So much of the data is handed to libpq before what is there is sent: it keeps what it cannot send in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A statement, and for a COPY what makes its data once the server asks for them."""
+
+    statement: bytes
+    data: Callable[[], bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How many rows each step met that was done, and why the one after them failed."""
+
+    rows: list[int]
+    error: psycopg.Error | None
+
+
+def play(connection: psycopg.Connection, steps: Sequence[Step]) -> Outcome:
+    """Run `steps` in the transaction that is open, or in one that begins with them.
+
+    Raises psycopg.Error for a lost connection, and what the making of data raises, with the transaction failed.
+    """
+    if connection.info.transaction_status is TransactionStatus.IDLE:
+        outcome = _play(connection, [Step(b"BEGIN"), *steps])
+        return Outcome(outcome.rows[1:], outcome.error)
+    return _play(connection, steps)
+
+
+def _play(connection: psycopg.Connection, steps: Sequence[Step]) -> Outcome:
+    with connection.lock:
+        return connection.wait(_played(connection.pgconn, steps))
+
+
+def _played(pgconn: PGconn, steps: Sequence[Step]) -> PQGen[Outcome]:
+    rows: list[int] = []
+    error: psycopg.Error | None = None
+    unfit: Exception | None = None
+    pgconn.send_query(b";\n".join(step.statement for step in steps))
+    yield from _sent(pgconn)
+    while result := (yield from _next_result(pgconn)):
+        if result.status == ExecStatus.COPY_IN:
+            try:
+                data = _data_of(steps[len(rows)])
+            except Exception as raised:  # the server waits for an end of the data
+                unfit = raised
+                pgconn.put_copy_end(b"there are no data")
+            else:
+                yield from _copied(pgconn, data)
+                pgconn.put_copy_end()
+            yield from _sent(pgconn)
+        elif result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            rows.append(result.command_tuples or 0)
+        else:
+            error = error_from_result(result)
+    if unfit is not None:
+        raise unfit
+    return Outcome(rows, error)
+
+
+def _data_of(step: Step) -> bytes:
+    if step.data is None:
+        raise psycopg.ProgrammingError("a COPY without data")
+    return step.data()
+
+
+def _copied(pgconn: PGconn, data: bytes) -> PQGen[None]:
+    for chunk in _chunks(data):
+        pgconn.put_copy_data(chunk)
+        yield from _sent(pgconn)
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    if len(data) <= _CHUNK_BYTES:
+        yield data
+        return
+    for at in range(0, len(data), _CHUNK_BYTES):
+        yield data[at : at + _CHUNK_BYTES]
+
+
+def _sent(pgconn: PGconn) -> PQGen[None]:
+    """Until libpq holds nothing back."""
+    while pgconn.flush():
+        ready = yield Wait.RW
+        if ready & Ready.R:  # a server that has much to say may take nothing until it is heard
+            pgconn.consume_input()
+
+
+def _next_result(pgconn: PGconn) -> PQGen[PGresult | None]:
+    while pgconn.is_busy():
+        if (yield Wait.R):
+            pgconn.consume_input()
+    return pgconn.get_result()
