@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -115,8 +115,11 @@ class Target(Protocol):
         seconds."""
         ...
 
-    def apply_sets(self, effects: Sequence[tuple[TablePlan, NetEffect]]) -> TablePlan | None:
-        """All of them, or none: the first where a row was missing or there already."""
+    def apply_sets(
+        self, effects: Sequence[tuple[TablePlan, NetEffect]], meanwhile: Callable[[], bool]
+    ) -> TablePlan | None:
+        """All of them, or none, and then the first where a row was missing or there already. `meanwhile` may be
+        called, until it returns False, while the follower works; it must not use this target."""
         ...
 
     def apply_in_order(self, steps: Sequence[tuple[TablePlan, Change]]) -> None:

@@ -253,23 +253,38 @@ class ApplySession:
         self._alike = 0
         self._in_pieces = False
         """Whether the follower's open transaction holds a part of a leader transaction that is not complete."""
+        self._ahead: Sequence[LogRecord] = ()
+        """Read while the follower worked, and not looked at."""
+        self._ahead_error: CdcError | None = None
+        self._more_follow = False
+        """Whether as many records came as were asked for."""
+        self._may_read_ahead = False
+        """Whether all records that were read before are in the window: then the next ones may come to it."""
         self._give_back = at_most_every(GIVE_BACK_SECONDS, give_back)
         reader.seek(position.next_offset)
 
     def step(self) -> bool:
         """Read what is there, apply what is complete. True when something was committed."""
-        records = self._read()
-        if not records:
+        try:
+            records = self._read()
+        except CdcError:
+            self._flush_what_is_complete()
+            raise
+        if not records and self._window.position is None and not self._is_full():
             self._give_back()
             return self._take_in(records)
         began = time.monotonic()
-        self._look_at_retention(records[0].offset() or 0)
+        self._look_at_retention()
+        self._note_read(records)
         try:
             return self._take_in(records)
         finally:
+            self._meter.busy_seconds += time.monotonic() - began
+
+    def _note_read(self, records: Sequence[LogRecord]) -> None:
+        if records:
             self._read_to = (records[-1].offset() or 0) + 1
             self._meter.records += len(records)
-            self._meter.busy_seconds += time.monotonic() - began
 
     def place(self) -> tuple[int, int]:
         """The offset before which all is applied, and where the log ends, as far as the broker has told."""
@@ -296,9 +311,9 @@ class ApplySession:
             # What came before the record that cannot be taken is complete and goes in.
             self._flush_what_is_complete()
             raise
-        window = self._window
-        full = window.changes >= self._limits.rows or window.size >= self._limits.bytes
-        if window.position is not None and (full or len(records) < self._limits.fetch):
+        window, full = self._window, self._is_full()
+        self._may_read_ahead = self.careful_until is None and self._stop_at is None
+        if window.position is not None and (full or not self._more_follow):
             self._flush_complete(window.position)
             return True
         if full:
@@ -323,6 +338,7 @@ class ApplySession:
 
     def finish(self) -> None:
         """Commit what is complete; what is half done is left to the next start."""
+        self._may_read_ahead = False
         self._flush_what_is_complete()
         self._target.rollback()
 
@@ -333,26 +349,58 @@ class ApplySession:
     # accepting
 
     def _read(self) -> Sequence[LogRecord]:
+        self._may_read_ahead = False
+        ahead, self._ahead = self._ahead, ()
+        if ahead or self._is_full():
+            return ahead
         try:
-            return self._reader.consume(self._limits.fetch, IDLE_WAIT_SECONDS)
+            if self._ahead_error is not None:
+                raise self._ahead_error
+            return self._consume(IDLE_WAIT_SECONDS if self._window.position is None else 0.0)
         except LogError:
             first, end = self._reader.watermarks()
             if not self._hint_in_doubt or first == end:
                 raise
+            self._ahead_error = None
             self._read_from_beginning()
             return ()
 
-    def _look_at_retention(self, offset: int) -> None:
+    def _consume(self, timeout: float) -> Sequence[LogRecord]:
+        records = self._reader.consume(self._limits.fetch, timeout)
+        self._more_follow = len(records) == self._limits.fetch
+        return records
+
+    def _is_full(self) -> bool:
+        return self._window.changes >= self._limits.rows or self._window.size >= self._limits.bytes
+
+    def _read_ahead(self) -> bool:
+        """While the follower works on a window: what the compiled reader takes of the next records is in the window
+        then. Whether more may be had."""
+        if not self._may_read_ahead or self._ahead or self._is_full():
+            return False
+        try:
+            records = self._consume(0.0)
+        except CdcError as error:
+            self._ahead_error, self._may_read_ahead = error, False
+            return False
+        at = 0
+        while at < len(records) and (taken := self._gather_batch(records, at)):
+            at += taken
+        self._note_read(records[:at])
+        self._ahead = records[at:]
+        return self._more_follow
+
+    def _look_at_retention(self) -> None:
         now = time.monotonic()
         if now < self._look_again_at:
             return
         self._look_again_at = now + _RETENTION_LOOK_SECONDS
         with suppress(RetryableError):
             first, end = self._reader.watermarks()
-            if removal_is_near(offset, first, end, self._limits.fetch):
+            if removal_is_near(self._read_to, first, end, self._limits.fetch):
                 log.warning(
                     "the log removes soon what is not applied yet: raise retention.ms of the topic",
-                    offset=offset,
+                    offset=self._read_to,
                     first_offset=first,
                     end_offset=end,
                 )
@@ -617,4 +665,4 @@ class ApplySession:
     def _apply(self, items: list[Item]) -> None:
         if self.careful_until is not None or self._stop_at is not None:
             self._target.wait_for_locks()
-        self._replay.apply(items)
+        self._replay.apply(items, self._read_ahead)

@@ -9,7 +9,7 @@ and runs again one by one, which names the culprit if there is one (`ops/decisio
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
 import structlog
@@ -32,9 +32,8 @@ from cdc.services.window import Item
 
 log = structlog.get_logger(__name__)
 
-SMALL_SEGMENT = 8
-"""Up to so many changes a table go one by one in one round trip; COPY and an UPDATE take three round trips a table,
-which cost as much as some ten statements."""
+SMALL_SEGMENT = 2
+"""Up to so many changes a table go one by one in one round trip; COPY and an UPDATE cost as much as some three."""
 
 WINDOWS_IN_ORDER = 100
 """So many windows with updates of a table go in order after a set of its updates failed: who exchanges unique values
@@ -50,13 +49,14 @@ class Replay:
         self._exchanges: Counter[str] = Counter()
         """Windows that are still to go in order, by shape."""
 
-    def apply(self, items: list[Item]) -> None:
+    def apply(self, items: list[Item], meanwhile: Callable[[], bool]) -> None:
+        """`meanwhile` as `Target.apply_sets` calls it."""
         try:
             for segment in self._segments(items):
                 if isinstance(segment, Truncation):
                     self._target.truncate(segment)
                 else:
-                    self._apply_segment(segment)
+                    self._apply_segment(segment, meanwhile)
         except (TypeError, ValueError):
             # COPY's text takes nothing but text; looking at each value before would cost more than all the rest.
             _check_all_texts(items)
@@ -82,17 +82,22 @@ class Replay:
         if run:
             yield run
 
-    def _apply_segment(self, changes: list[Change | Batch]) -> None:
+    def _apply_segment(self, changes: list[Change | Batch], meanwhile: Callable[[], bool]) -> None:
         by_shape = _by_shape(changes)
         most = SMALL_SEGMENT * len(by_shape)
         if len(changes) <= most and _count(changes) <= most:
             self._in_order(changes)
             return
-        if not self._as_sets(changes, by_shape):
+        if not self._as_sets(changes, by_shape, meanwhile):
             log.info("a set did not meet exactly its rows, replaying one by one", changes=_count(changes))
             self._in_order(changes)
 
-    def _as_sets(self, changes: list[Change | Batch], by_shape: dict[str, list[Change | Lines]]) -> bool:
+    def _as_sets(
+        self,
+        changes: list[Change | Batch],
+        by_shape: dict[str, list[Change | Lines]],
+        meanwhile: Callable[[], bool],
+    ) -> bool:
         """False when nothing was done."""
         effects = {fingerprint: _net_effect(self._plans[fingerprint], own) for fingerprint, own in by_shape.items()}
         # Where lines prove no net effect, rows may, and if not, they go in order.
@@ -106,7 +111,7 @@ class Replay:
             self._exchanges[fingerprint] -= 1
             effects[fingerprint] = None
         sets = [(self._plans[fingerprint], effect) for fingerprint, effect in effects.items() if effect is not None]
-        failed = self._target.apply_sets(sets)
+        failed = self._target.apply_sets(sets, meanwhile)
         if failed is not None:
             for fingerprint, effect in effects.items():
                 if self._plans[fingerprint] is failed and failed.moves_values and effect and effect.updates:

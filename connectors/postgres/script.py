@@ -7,7 +7,8 @@ server runs one after the other, asks for the data of a COPY when it comes to it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -37,25 +38,28 @@ class Outcome:
     error: psycopg.Error | None
 
 
-def play(connection: psycopg.Connection, steps: Sequence[Step]) -> Outcome:
-    """Run `steps` in the transaction that is open, or in one that begins with them.
+def play(
+    connection: psycopg.Connection, steps: Sequence[Step], meanwhile: Callable[[], bool] = lambda: False
+) -> Outcome:
+    """Run `steps` in the transaction that is open, or in one that begins with them. `meanwhile` is called again and
+    again, until it returns False, while the server works on the last of the data.
 
     Raises psycopg.Error for a lost connection, and what the making of data raises, with the transaction failed.
     """
     if connection.info.transaction_status is TransactionStatus.IDLE:
-        outcome = _play(connection, [Step(b"BEGIN"), *steps])
+        outcome = _play(connection, [Step(b"BEGIN"), *steps], meanwhile)
         return Outcome(outcome.rows[1:], outcome.error)
-    return _play(connection, steps)
+    return _play(connection, steps, meanwhile)
 
 
-def _play(connection: psycopg.Connection, steps: Sequence[Step]) -> Outcome:
+def _play(connection: psycopg.Connection, steps: Sequence[Step], meanwhile: Callable[[], bool]) -> Outcome:
     with connection.lock:
-        return connection.wait(_played(connection.pgconn, steps))
+        return connection.wait(_played(connection.pgconn, steps, meanwhile))
 
 
-def _played(pgconn: PGconn, steps: Sequence[Step]) -> PQGen[Outcome]:
+def _played(pgconn: PGconn, steps: Sequence[Step], meanwhile: Callable[[], bool]) -> PQGen[Outcome]:
+    last = max((at for at, step in enumerate(steps) if step.data is not None), default=-1)
     rows: list[int] = []
-    error: psycopg.Error | None = None
     unfit: Exception | None = None
     pgconn.send_query(b";\n".join(step.statement for step in steps))
     yield from _sent(pgconn)
@@ -65,18 +69,24 @@ def _played(pgconn: PGconn, steps: Sequence[Step]) -> PQGen[Outcome]:
                 data = _data_of(steps[len(rows)])
             except Exception as raised:  # the server waits for an end of the data
                 unfit = raised
-                pgconn.put_copy_end(b"there are no data")
-            else:
-                yield from _copied(pgconn, data)
-                pgconn.put_copy_end()
-            yield from _sent(pgconn)
+                yield from _ended(pgconn, b"there are no data")
+                continue
+            yield from _copied(pgconn, data)
+            del data
+            yield from _ended(pgconn)
+            if len(rows) == last:
+                _use_the_time(pgconn, meanwhile)
         elif result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
             rows.append(result.command_tuples or 0)
         else:
             error = error_from_result(result)
-    if unfit is not None:
-        raise unfit
-    return Outcome(rows, error)
+            with suppress(psycopg.OperationalError):  # a server that ends the session has said why
+                while (yield from _next_result(pgconn)):
+                    pass
+            if unfit is not None:
+                raise unfit
+            return Outcome(rows, error)
+    return Outcome(rows, None)
 
 
 def _data_of(step: Step) -> bytes:
@@ -86,17 +96,17 @@ def _data_of(step: Step) -> bytes:
 
 
 def _copied(pgconn: PGconn, data: bytes) -> PQGen[None]:
-    for chunk in _chunks(data):
-        pgconn.put_copy_data(chunk)
+    view = memoryview(data)
+    for at in range(0, len(data), _CHUNK_BYTES):
+        while not pgconn.put_copy_data(view[at : at + _CHUNK_BYTES]):
+            yield Wait.W
         yield from _sent(pgconn)
 
 
-def _chunks(data: bytes) -> Iterator[bytes]:
-    if len(data) <= _CHUNK_BYTES:
-        yield data
-        return
-    for at in range(0, len(data), _CHUNK_BYTES):
-        yield data[at : at + _CHUNK_BYTES]
+def _ended(pgconn: PGconn, error: bytes | None = None) -> PQGen[None]:
+    while not pgconn.put_copy_end(error):
+        yield Wait.W
+    yield from _sent(pgconn)
 
 
 def _sent(pgconn: PGconn) -> PQGen[None]:
@@ -105,6 +115,13 @@ def _sent(pgconn: PGconn) -> PQGen[None]:
         ready = yield Wait.RW
         if ready & Ready.R:  # a server that has much to say may take nothing until it is heard
             pgconn.consume_input()
+
+
+def _use_the_time(pgconn: PGconn, meanwhile: Callable[[], bool]) -> None:
+    while meanwhile():
+        pgconn.consume_input()
+        if not pgconn.is_busy():
+            return
 
 
 def _next_result(pgconn: PGconn) -> PQGen[PGresult | None]:

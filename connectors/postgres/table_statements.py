@@ -42,15 +42,6 @@ def cells_of(names: tuple[str, ...]) -> Callable[[Row], Collection[str | None]]:
     return itemgetter(*names)
 
 
-class Prepared:
-    """A statement without parameters that a session plans once."""
-
-    def __init__(self, name: str, statement: bytes) -> None:
-        self.name = name
-        self.prepare = b"PREPARE %b AS %b" % (name.encode(), statement)
-        self.execute = b"EXECUTE %b" % name.encode()
-
-
 class Stage:
     """A temporary table with some columns of a table, and the statements that use it."""
 
@@ -82,10 +73,8 @@ class Stage:
         update = "UPDATE {table} AS t SET {values} FROM {stage} AS s WHERE {match}"
         if not assigned:  # nothing but the key is known: all that is left is to see that the rows are there
             update = "SELECT FROM {table} AS t JOIN {stage} AS s ON {match}"
-        self.update = Prepared(f"cdc_update_{tag}", composed(update))
-        self.delete = Prepared(
-            f"cdc_delete_{tag}", composed("DELETE FROM {table} AS t USING {stage} AS s WHERE {match}")
-        )
+        self.update = composed(update)
+        self.delete = composed("DELETE FROM {table} AS t USING {stage} AS s WHERE {match}")
 
 
 class TableStatements:

@@ -51,7 +51,7 @@ from connectors.postgres.read_only import make_read_only
 from connectors.postgres.script import Step, play
 from connectors.postgres.shape import require_place
 from connectors.postgres.silence import connect_watched
-from connectors.postgres.table_statements import Prepared, Stage, TableStatements, cells_of, only
+from connectors.postgres.table_statements import Stage, TableStatements, cells_of, only
 
 log = structlog.get_logger(__name__)
 
@@ -71,9 +71,11 @@ _NOTICE_DEATH = "SET client_connection_check_interval = '2s'"
 lock of this follower until that statement ends."""
 _MOVE = """
 WITH moved AS (
-    UPDATE cdc.position SET epoch = $1, commit_lsn = $2, end_lsn = $3, committed_at = $4, next_offset = $5, leader = $6,
-        applied_at = clock_timestamp() WHERE log = {} AND epoch = $7 AND commit_lsn = $8 RETURNING log
-) SELECT pg_replication_origin_xact_setup($3, $4) WHERE 1 / (SELECT count(*) FROM moved) = 1
+    UPDATE cdc.position SET epoch = {epoch}, commit_lsn = '{commit_lsn}', end_lsn = '{end_lsn}', committed_at = '{at}',
+        next_offset = {next_offset}, leader = {leader}, applied_at = clock_timestamp()
+    WHERE log = {log} AND epoch = {epoch_before} AND commit_lsn = '{commit_lsn_before}' RETURNING log
+)
+SELECT pg_replication_origin_xact_setup('{end_lsn}', '{at}') WHERE 1 / (SELECT count(*) FROM moved) = 1
 """
 """A COMMIT that is sent along with it must not be reached where nothing was moved, and only an error prevents that."""
 _CANCEL_SECONDS = 2.0
@@ -112,7 +114,6 @@ class PostgresTarget:
         self._dsn = dsn
         self._node = node
         self._log = log_name
-        self._move = Prepared("cdc_move", sql.SQL(_MOVE).format(sql.Literal(log_name)).as_bytes(None))
         self._wait = wait
         self._connection: WatchedConnection | None = None
         self._position: Position | None = None
@@ -120,8 +121,6 @@ class PostgresTarget:
         self._tables: dict[str, TableStatements] = {}
         self._stages: set[str] = set()
         self._staged: set[str] = set()
-        self._known: set[str] = set()
-        """The statements that this session has prepared, which a rollback does not take back."""
 
     # session
 
@@ -157,7 +156,6 @@ class PostgresTarget:
         if self._connection is not None:
             self._connection.close()
         self._connection = self._position = None
-        self._known.clear()
         self._tables.clear()
         self._stages.clear()
         self._staged.clear()
@@ -357,15 +355,12 @@ class PostgresTarget:
 
     def _moved(self, before: Position, after: Position) -> bytes:
         """The statement that moves the position; it fails where the position is not the one from before."""
-        at, leader = timestamp(after.committed_at_us).isoformat(), sql.quote(after.leader, self._conn)
-        moved = f"{after.epoch}, '{after.commit_lsn}', '{after.end_lsn}', '{at}', {after.next_offset}, {leader}"
-        return self._prepared(self._move) + f" ({moved}, {before.epoch}, '{before.commit_lsn}')".encode()
-
-    def _prepared(self, statement: Prepared) -> bytes:
-        if statement.name not in self._known:
-            self._conn.execute(statement.prepare)
-            self._known.add(statement.name)
-        return statement.execute
+        return _MOVE.format(
+            epoch=after.epoch, commit_lsn=after.commit_lsn, end_lsn=after.end_lsn,
+            at=timestamp(after.committed_at_us).isoformat(), next_offset=after.next_offset,
+            leader=sql.quote(after.leader, self._conn), log=sql.quote(self._log, self._conn),
+            epoch_before=before.epoch, commit_lsn_before=before.commit_lsn,
+        ).encode()  # fmt: skip
 
     def _record_overwrite(self, table: TableId, count: int, name: TransactionName) -> None:
         """One row a table and session, however many rows of it are overwritten."""
@@ -403,24 +398,26 @@ class PostgresTarget:
             raise BlockedError(f"table {table} does not exist here", "create it as it is on the leader", self._node)
         return only(table, facts)
 
-    def apply_sets(self, effects: Sequence[tuple[TablePlan, NetEffect]]) -> TablePlan | None:
+    def apply_sets(
+        self, effects: Sequence[tuple[TablePlan, NetEffect]], meanwhile: Callable[[], bool]
+    ) -> TablePlan | None:
         sets = [one for plan, effect in effects for one in self._sets(plan, effect)]
         if not sets:
             return None
+        begun = self._conn.info.transaction_status is not TransactionStatus.IDLE
+        if begun:
+            sets.insert(0, _Set(sets[0].plan, Step(b"SAVEPOINT piece")))
         with translated(self._node):
-            begun = self._conn.info.transaction_status is not TransactionStatus.IDLE
-            if begun:
-                sets.insert(0, _Set(sets[0].plan, Step(b"SAVEPOINT piece")))
-            outcome = play(self._conn, [one.step for one in sets])
+            outcome = play(self._conn, [one.step for one in sets], meanwhile)
         for one, rows in zip(sets, outcome.rows, strict=False):
             if one.rows not in (None, rows):
                 return self._undone(begun, one.plan)
-        if outcome.error is None:
-            return None
-        failed, error = sets[len(outcome.rows)].plan, outcome.error
-        if isinstance(error, psycopg.IntegrityError | psycopg.DataError | psycopg.errors.InsufficientPrivilege):
-            return self._undone(begun, failed)
-        raise self._translate(error, f"{self._node}, table {failed.schema.table}") from error
+        if outcome.error is not None:
+            failed, error = sets[len(outcome.rows)].plan, outcome.error
+            if isinstance(error, psycopg.IntegrityError | psycopg.DataError | psycopg.errors.InsufficientPrivilege):
+                return self._undone(begun, failed)
+            raise self._translate(error, f"{self._node}, table {failed.schema.table}") from error
+        return None
 
     def _undone(self, begun: bool, failed: TablePlan) -> TablePlan:
         """The transaction is as it was before the sets."""
@@ -436,29 +433,26 @@ class PostgresTarget:
         """What brings a table to the effect."""
         table = self._tables[plan.schema.fingerprint]
         if effect.deletes:
-            stage = self._stage(table, plan.key)
+            stage = table.stage(plan.key)
             yield from self._filled(plan, stage, partial(_copied_keys, effect.deletes, plan.key))
-            yield _Set(plan, Step(self._prepared(stage.delete)), len(effect.deletes))
+            yield _Set(plan, Step(stage.delete), len(effect.deletes))
         for names, rows in effect.updates.items():
-            stage = self._stage(table, names)
+            stage = table.stage(names)
             yield from self._filled(plan, stage, partial(_copied, rows, cells_of(names)))
-            yield _Set(plan, Step(self._prepared(stage.update)), len(rows))
+            yield _Set(plan, Step(stage.update), len(rows))
         if effect.inserts:
-            yield _Set(plan, Step(table.copy_into, partial(_copied, effect.inserts, table.cells)))
+            copy = Step(table.copy_into, partial(_copied, effect.inserts, table.cells))
+            yield _Set(plan, copy, len(effect.inserts))
 
     def _filled(self, plan: TablePlan, stage: Stage, data: Callable[[], bytes]) -> Iterator[_Set]:
+        """The temporary table with these rows and no others."""
+        if stage.name not in self._stages:
+            self._stages.add(stage.name)
+            yield _Set(plan, Step(stage.create))
         if stage.name in self._staged:
             yield _Set(plan, Step(stage.empty))
         self._staged.add(stage.name)
         yield _Set(plan, Step(stage.copy_into, data))
-
-    def _stage(self, table: TableStatements, names: tuple[str, ...]) -> Stage:
-        """The temporary table for these columns, which is there then."""
-        stage = table.stage(names)
-        if stage.name not in self._stages:
-            self._conn.execute(stage.create)
-            self._stages.add(stage.name)
-        return stage
 
     def apply_in_order(self, steps: Sequence[tuple[TablePlan, Change]]) -> None:
         if not any(self._overwrite(plan.schema.table) for plan, _ in steps):

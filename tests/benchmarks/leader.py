@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from tests.benchmarks.drain import PROCESSES
 from tests.benchmarks.figures import Spread, counted
-from tests.benchmarks.processes import Cpu
+from tests.benchmarks.processes import Cpu, on_cpus
 from tests.benchmarks.report import PROGRESS, Circumstances, Report, Sheet
 from tests.benchmarks.servers import Servers, servers
 from tests.benchmarks.stage import staged, take_turns
 from tests.benchmarks.workloads import items_table, mark_tpcb, pgbench_tables, tpcb_rate
 
 NOBODY = "nobody"
+WARM_UP_SECONDS = 15
+"""Of the same load, which are not counted: caches fill, and the broker compiles what it runs."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,35 @@ class Loaded:
 
 
 Results = dict[str, list[Loaded]]
+"""By engine the runs."""
 
 
 def measure(engines: Sequence[str], runs: int, seconds: int) -> Report:
+    """First on CPUs that all share, then with the leader and its clients on one that is theirs alone."""
     circumstances = Circumstances()
-    results: Results = {engine: [] for engine in (NOBODY, *engines)}
+    cpus = sorted(os.sched_getaffinity(0))
+    results: dict[str, Results] = {}
     failures: list[str] = []
-    with servers() as own:
-        take_turns("leader", list(results), runs, failures,
-                   lambda engine, run: results[engine].append(_run(engine, own, run, seconds)))  # fmt: skip
-        facts = circumstances.facts(servers=own.description, runs=runs, seconds=seconds)
-    told = {engine: list(map(asdict, runs)) for engine, runs in results.items()}
-    return Report("leader", [_sheet(results)], told, facts, failures)
+    description: list[str] = []
+    for place, leader_cpus in (("on CPUs that all share", None), ("on a CPU of its own", set(cpus[:1]))):
+        others = set(cpus) - (leader_cpus or set())
+        if not others:
+            break
+        with on_cpus(others), servers(leader_cpus=leader_cpus) as own:
+            results[place] = _of_place(place, engines, own, runs, seconds, failures)
+            description = own.description
+    facts = circumstances.facts(servers=description, runs=runs, seconds=seconds)
+    told = {place: {engine: list(map(asdict, runs)) for engine, runs in of.items()} for place, of in results.items()}
+    return Report("leader", [_sheet(place, of) for place, of in results.items()], told, facts, failures)
+
+
+def _of_place(
+    place: str, engines: Sequence[str], own: Servers, runs: int, seconds: int, failures: list[str]
+) -> Results:
+    results: Results = {engine: [] for engine in (NOBODY, *engines)}
+    take_turns(f"leader {place}", list(results), runs, failures,
+               lambda engine, run: results[engine].append(_run(engine, own, run, seconds)))  # fmt: skip
+    return results
 
 
 def _run(engine: str, own: Servers, run: int, seconds: int) -> Loaded:
@@ -45,30 +66,38 @@ def _run(engine: str, own: Servers, run: int, seconds: int) -> Loaded:
         items_table(dsn)
         pgbench_tables(dsn, own.programs, 1.0)
 
+    def load(seconds: int) -> float:
+        with on_cpus(own.leader_cpus):
+            return tpcb_rate(stage.leader, seconds)
+
     with staged(engine, own, f"leader_{run}", make_tables) as stage:
-        if engine == NOBODY:
-            found = Loaded(tpcb_rate(stage.leader, seconds), 0.0, {})
-        else:
+        if engine != NOBODY:
             stage.warm_up(0.25)
-            cpu = Cpu({**stage.engine.daemons(), **stage.engine.helpers()})
-            rate = tpcb_rate(stage.leader, seconds)
+        load(WARM_UP_SECONDS)
+        cpu = Cpu({**stage.engine.daemons(), **stage.engine.helpers()})
+        rate, late = load(seconds), 0.0
+        if engine != NOBODY:
             late = stage.wait_for(mark_tpcb(stage.leader.connection)).seconds
-            found = Loaded(
-                rate, late, {name: round(spent / (rate * seconds) * 1e6, 1) for name, spent in cpu.spent().items()}
-            )
+        spent = {name: round(spent / (rate * seconds) * 1e6, 1) for name, spent in cpu.spent().items()}
+        if engine != NOBODY:
             stage.compare()
-    PROGRESS.print(f"  {found.rate:,.0f} transactions a second, caught up {found.catch_up_seconds:.1f} s later")
-    return found
+    PROGRESS.print(f"  {rate:,.0f} transactions a second, caught up {late:.1f} s later")
+    return Loaded(rate, late, spent)
 
 
-def _sheet(results: Results) -> Sheet:
+def _sheet(place: str, results: Results) -> Sheet:
+    present = {name for runs in results.values() for run in runs for name in run.cpu_us}
+    processes = [name for name in PROCESSES if name in present]
     columns = ["replicated by", "transactions a second", "loss", "caught up, s later"]
-    sheet = Sheet("A leader under pgbench's TPC-B, four clients as fast as they can", columns)
+    sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can; by process, CPU us a transaction",
+                  [*columns, *processes])  # fmt: skip
     alone = [run.rate for run in counted(results[NOBODY])]
     for engine, all_runs in results.items():
         if runs := counted(all_runs):
             rate = Spread.of([run.rate for run in runs])
             loss = f"{100 * (1 - rate.median / Spread.of(alone).median):.0f} %" if alone and engine != NOBODY else "-"
             late = Spread.of([run.catch_up_seconds for run in runs]).told(".1f") if engine != NOBODY else "-"
-            sheet.rows.append([engine, rate.told(",.0f"), loss, late])
+            cpu = [[run.cpu_us[name] for run in runs if name in run.cpu_us] for name in processes]
+            spent = [f"{Spread.of(figures).median:.0f}" if figures else "-" for figures in cpu]
+            sheet.rows.append([engine, rate.told(",.0f"), loss, late, *spent])
     return sheet

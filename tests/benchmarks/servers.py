@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from cdc.local import KafkaServer, PostgresServer, find_kafka
 from cdc.local.kafka import ProcessKafka
-from tests.benchmarks.processes import Processes
+from tests.benchmarks.processes import Processes, on_cpus
 
 SETTINGS = {
     "shared_buffers": "512MB",
@@ -39,6 +39,8 @@ class Servers:
     followers: tuple[PostgresServer, ...]
     kafka: KafkaServer
     folder: Path
+    leader_cpus: set[int] | None
+    """Those that the leader has for itself."""
 
     @property
     def programs(self) -> Path:
@@ -81,10 +83,11 @@ class Servers:
 
 
 @contextmanager
-def servers(followers: int = 1) -> Iterator[Servers]:
+def servers(followers: int = 1, leader_cpus: set[int] | None = None) -> Iterator[Servers]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cdc-bench-")))
-        leader = stack.enter_context(PostgresServer(settings=SETTINGS))
+        with on_cpus(leader_cpus):
+            leader = stack.enter_context(PostgresServer(settings=SETTINGS))
         others = [stack.enter_context(PostgresServer(settings=SETTINGS)) for _ in range(followers)]
         kafka = stack.enter_context(find_kafka(None))
-        yield Servers(leader, tuple(others), kafka, folder)
+        yield Servers(leader, tuple(others), kafka, folder, leader_cpus)

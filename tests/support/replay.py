@@ -122,7 +122,7 @@ class RecordedLog:
     def consume(self, limit: int, timeout: float) -> list[Record]:
         found = self._records[self._next : self._next + limit]
         self._next += len(found)
-        if not found:
+        if not found and timeout:
             self._stop.set()
         return found
 

@@ -1,0 +1,211 @@
+"""Several statements in one round trip, COPY among them, against real servers; and a window's script with its guard."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib import resources
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.pq import TransactionStatus
+
+from cdc.errors import FencedError, RetryableError
+from cdc.events.net_effect import NetEffect
+from cdc.events.position import Position
+from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
+from cdc.local import PostgresServer
+from cdc.ports import TablePlan
+from cdc.protocol.lsn import Lsn
+from connectors.postgres.connection import WatchedConnection, connect
+from connectors.postgres.script import Step, play
+from connectors.postgres.target import PostgresTarget
+from tests.support.pipeline import rows_of, run_sql
+
+LOG = "scripts.log"
+COLUMNS = (Column("id", "pg_catalog.int4", -1, True), Column("x", "pg_catalog.text", -1, False))
+LINES = b"".join(b"%d\ttext\n" % number for number in range(1000))
+
+
+@pytest.fixture
+def dsn(follower_server: PostgresServer, new_database: Callable[[PostgresServer], str]) -> str:
+    return new_database(follower_server)
+
+
+@pytest.fixture
+def connection(dsn: str) -> Iterator[WatchedConnection]:
+    run_sql(dsn, "CREATE TABLE t (id int PRIMARY KEY, x text)")
+    with connect(dsn, "test", "here", autocommit=False) as connection:
+        yield connection
+
+
+def copy(data: bytes = LINES) -> Step:
+    return Step(b"COPY public.t FROM STDIN", lambda: data)
+
+
+def sqlstate(error: psycopg.Error | None) -> str | None:
+    return error.sqlstate if error else None
+
+
+def test_each_step_says_how_many_rows_it_met(connection: WatchedConnection):
+    update = Step(b"UPDATE public.t SET x = 'new' WHERE id < 10")
+    outcome = play(
+        connection, [copy(), update, copy(b"1000\t\\N\n"), Step(b"SELECT FROM public.t WHERE id < 3"), copy(b"")]
+    )
+    assert (outcome.rows, outcome.error) == ([1000, 10, 1, 3, 0], None)
+    assert connection.info.transaction_status == TransactionStatus.INTRANS
+    assert play(connection, [Step(b"COMMIT")]).error is None
+    assert connection.info.transaction_status == TransactionStatus.IDLE
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["begins", "is open"])
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("bad", [Step(b"SELECT 1/0"), copy(b"1\tx\n1\ty\n")], ids=["statement", "copy"])
+def test_the_step_that_fails_is_the_one_after_those_that_were_done(
+    connection: WatchedConnection, bad: Step, at: int, is_open: bool
+):
+    if is_open:
+        connection.execute("SELECT 1")
+    steps = [Step(b"SELECT"), copy(b"7\tx\n"), Step(b"UPDATE public.t SET x = 'y'")]
+    outcome = play(connection, [*steps[:at], bad, *steps[at:], Step(b"COMMIT")])
+    assert outcome.rows == [1, 1, 1][:at]
+    assert sqlstate(outcome.error) == ("22012" if bad.data is None else "23505")
+    assert connection.info.transaction_status is TransactionStatus.INERROR, "the COMMIT was not reached"
+    connection.rollback()
+    assert play(connection, [copy()]).rows == [1000]
+
+
+def test_a_copy_that_is_refused_in_its_middle_takes_no_more(connection: WatchedConnection):
+    data = b"1\tx\nno number\ty\n" + LINES * 600
+    outcome = play(connection, [copy(data), Step(b"COMMIT")])
+    assert (outcome.rows, sqlstate(outcome.error)) == ([], "22P02")
+    connection.rollback()
+    assert play(connection, [copy()]).rows == [1000]
+
+
+def test_data_that_cannot_be_made_end_the_script(connection: WatchedConnection):
+    def unfit() -> bytes:
+        raise ValueError("no text")
+
+    with pytest.raises(ValueError, match="no text"):
+        play(connection, [copy(), Step(b"COPY public.t FROM STDIN", unfit), Step(b"COMMIT")])
+    assert connection.info.transaction_status is TransactionStatus.INERROR
+    connection.rollback()
+    assert connection.execute("SELECT count(*) FROM public.t").fetchone() == (0,)
+
+
+def test_large_data_arrive_whole(connection: WatchedConnection):
+    rows = [b"%d\t%s\n" % (number, b"x" * 700_000) for number in range(12)]
+    assert play(connection, [copy(b"".join(rows))]).rows == [12]
+    assert connection.execute("SELECT sum(length(x)) FROM public.t").fetchone() == (12 * 700_000,)
+
+
+def test_time_is_used_while_the_server_works_on_the_last_data(connection: WatchedConnection):
+    calls: list[float] = []
+
+    def meanwhile() -> bool:
+        calls.append(time.monotonic())
+        time.sleep(0.01)
+        return True
+
+    steps = [copy(), Step(b"SELECT pg_sleep(0.5)"), copy(b"1000\tx\n"), Step(b"SELECT pg_sleep(0.3)")]
+    outcome = play(connection, steps, meanwhile)
+    ended = time.monotonic()
+    assert (outcome.rows, outcome.error) == ([1000, 1, 1, 1], None)
+    assert calls, "while the last statement slept"
+    assert ended - calls[0] < 0.5, "not while another COPY was to come"
+    assert ended - calls[-1] < 0.2, "until the server answered"
+
+
+def test_a_session_that_is_ended_says_why(dsn: str, connection: WatchedConnection):
+    ended = threading.Timer(0.3, lambda: run_sql(dsn, f"SELECT pg_terminate_backend({connection.info.backend_pid})"))
+    ended.start()
+    outcome = play(connection, [copy(), Step(b"SELECT pg_sleep(20)"), Step(b"COMMIT")])
+    ended.join()
+    assert (outcome.rows, sqlstate(outcome.error)) == ([1000], "57P01")
+    assert rows_of(dsn, "SELECT count(*) FROM t") == [(0,)]
+
+
+class Follower:
+    """A table, and a target that is about to write to it."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        run_sql(
+            dsn,
+            resources.files("connectors.postgres").joinpath("sql/follower.sql").read_text("utf-8"),
+            f"INSERT INTO cdc.position VALUES ('{LOG}', 1, '0/1', '0/2', now(), 0)",
+            "CREATE TABLE t (id int PRIMARY KEY, x text)",
+            "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 50) g",
+        )
+        self.target = PostgresTarget(dsn, "follower", LOG, lambda _: False)
+        self.target.open()
+        self.plan: TablePlan = self.target.plan(TableSchema(TableId("public", "t"), ReplicaIdentity.DEFAULT, COLUMNS))
+
+    def update(self, *ids: int) -> TablePlan | None:
+        rows: list[Any] = [{"id": str(number), "x": "new"} for number in ids]
+        return self.target.apply_sets([(self.plan, NetEffect(updates={("id", "x"): rows}))], lambda: False)
+
+    def commit(self, lsn: int) -> None:
+        self.target.commit(Position(1, Lsn(lsn), Lsn(lsn + 1), 0, lsn, "it's \\ a leader"), [])
+
+    def state(self) -> tuple[int, int]:
+        """Rows that are new, and the position."""
+        ((new,),) = rows_of(self.dsn, "SELECT count(*) FROM t WHERE x = 'new'")
+        ((lsn,),) = rows_of(self.dsn, "SELECT (commit_lsn - '0/0'::pg_lsn)::int FROM cdc.position")
+        return new, lsn
+
+
+@pytest.fixture
+def follower(dsn: str) -> Iterator[Follower]:
+    follower = Follower(dsn)
+    yield follower
+    follower.target.close()
+
+
+def test_rows_and_position_come_together(follower: Follower):
+    assert follower.update(1, 2, 3) is None
+    assert follower.state() == (0, 1)
+    follower.commit(5)
+    assert follower.state() == (3, 5)
+    assert follower.update(4) is None
+    follower.commit(6)
+    assert follower.state() == (4, 6)
+    assert rows_of(follower.dsn, "SELECT leader FROM cdc.position") == [("it's \\ a leader",)]
+
+
+def test_a_position_that_was_moved_by_others_takes_no_rows(follower: Follower):
+    run_sql(follower.dsn, "UPDATE cdc.position SET commit_lsn = '0/9'")
+    assert follower.update(1) is None
+    with pytest.raises(FencedError, match="somebody else moved"):
+        follower.commit(5)
+    assert follower.state() == (0, 9)
+
+
+def test_a_position_that_is_gone_takes_no_rows(follower: Follower):
+    run_sql(follower.dsn, "DELETE FROM cdc.position")
+    assert follower.update(1) is None
+    with pytest.raises(FencedError, match="somebody else moved"):
+        follower.commit(5)
+    assert rows_of(follower.dsn, "SELECT count(*) FROM t WHERE x = 'new'") == [(0,)]
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["begins", "is open"])
+def test_a_set_that_misses_a_row_leaves_what_was_before_it(follower: Follower, is_open: bool):
+    if is_open:
+        assert follower.update(1) is None
+    assert follower.update(2, 99) is follower.plan
+    assert follower.update(3) is None
+    follower.commit(5)
+    assert follower.state() == (2 if is_open else 1, 5)
+
+
+def test_a_backend_that_is_gone_before_the_script_is_tried_again(follower: Follower):
+    run_sql(
+        follower.dsn,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cdc apply follower'",
+    )
+    with pytest.raises(RetryableError):
+        follower.update(1)
