@@ -1,4 +1,4 @@
-"""What replication costs the leader: pgbench's rate with nobody, and with each engine beside it."""
+"""What replication costs the leader: pgbench's rate with nobody, with a walsender for nobody, with each engine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from tests.benchmarks.drain import PROCESSES
+from tests.benchmarks.engines import NOBODY, WALSENDER
 from tests.benchmarks.figures import Spread, counted
 from tests.benchmarks.processes import Cpu, on_cpus
 from tests.benchmarks.report import PROGRESS, Circumstances, Report, Sheet
@@ -14,18 +15,17 @@ from tests.benchmarks.servers import Servers, servers
 from tests.benchmarks.stage import staged, take_turns
 from tests.benchmarks.workloads import items_table, mark_tpcb, pgbench_tables, tpcb_rate
 
-NOBODY = "nobody"
 WARM_UP_SECONDS = 15
 """Of the same load, which are not counted: caches fill, and the broker compiles what it runs."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Transactions a second, how long after the load the follower needed for the rest, and by process microseconds of
-    CPU a transaction."""
+    """Transactions a second, how long after the load the follower needed for the rest (where there is one), and by
+    process microseconds of CPU a transaction."""
 
     rate: float
-    catch_up_seconds: float
+    catch_up_seconds: float | None
     cpu_us: dict[str, float]
 
 
@@ -55,7 +55,7 @@ def measure(engines: Sequence[str], runs: int, seconds: int) -> Report:
 def _of_place(
     place: str, engines: Sequence[str], own: Servers, runs: int, seconds: int, failures: list[str]
 ) -> Results:
-    results: Results = {engine: [] for engine in (NOBODY, *engines)}
+    results: Results = {engine: [] for engine in (NOBODY, WALSENDER, *engines)}
     take_turns(f"leader {place}", list(results), runs, failures,
                lambda engine, run: results[engine].append(_run(engine, own, run, seconds)))  # fmt: skip
     return results
@@ -71,17 +71,17 @@ def _run(engine: str, own: Servers, run: int, seconds: int) -> Loaded:
             return tpcb_rate(stage.leader, seconds)
 
     with staged(engine, own, f"leader_{run}", make_tables) as stage:
-        if engine != NOBODY:
+        if stage.engine.replicates:
             stage.warm_up(0.25)
         load(WARM_UP_SECONDS)
         cpu = Cpu({**stage.engine.daemons(), **stage.engine.helpers()})
-        rate, late = load(seconds), 0.0
-        if engine != NOBODY:
+        rate, late = load(seconds), None
+        if stage.engine.replicates:
             late = stage.wait_for(mark_tpcb(stage.leader.connection)).seconds
         spent = {name: round(spent / (rate * seconds) * 1e6, 1) for name, spent in cpu.spent().items()}
-        if engine != NOBODY:
+        if stage.engine.replicates:
             stage.compare()
-    PROGRESS.print(f"  {rate:,.0f} transactions a second, caught up {late:.1f} s later")
+    PROGRESS.print(f"  {rate:,.0f} transactions a second")
     return Loaded(rate, late, spent)
 
 
@@ -96,7 +96,8 @@ def _sheet(place: str, results: Results) -> Sheet:
         if runs := counted(all_runs):
             rate = Spread.of([run.rate for run in runs])
             loss = f"{100 * (1 - rate.median / Spread.of(alone).median):.0f} %" if alone and engine != NOBODY else "-"
-            late = Spread.of([run.catch_up_seconds for run in runs]).told(".1f") if engine != NOBODY else "-"
+            waits = [run.catch_up_seconds for run in runs if run.catch_up_seconds is not None]
+            late = Spread.of(waits).told(".1f") if waits else "-"
             cpu = [[run.cpu_us[name] for run in runs if name in run.cpu_us] for name in processes]
             spent = [f"{Spread.of(figures).median:.0f}" if figures else "-" for figures in cpu]
             sheet.rows.append([engine, rate.told(",.0f"), loss, late, *spent])

@@ -9,18 +9,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.benchmarks.engines.debezium import Debezium
+from tests.benchmarks.engines.discard import Discard
 from tests.benchmarks.engines.engine import Engine, Nobody
 from tests.benchmarks.engines.native import Native
 from tests.benchmarks.engines.ours import Ours
 from tests.benchmarks.servers import Databases, Servers
 
-__all__ = ["OURS", "PEERS", "Engine", "Ours", "engines_for", "running"]
+__all__ = ["NOBODY", "OURS", "PEERS", "WALSENDER", "Engine", "Ours", "engines_for", "running"]
 
 _ENGINES: dict[str, Callable[[Servers, Databases], Engine]] = {
-    kind.name: kind for kind in (Native, Ours, Debezium, Nobody)
+    kind.name: kind for kind in (Native, Ours, Debezium, Nobody, Discard)
 }
 PEERS = (Native.name, Debezium.name)
 OURS = Ours.name
+NOBODY = Nobody.name
+WALSENDER = Discard.name
 
 
 def engines_for(peers: tuple[str, ...]) -> tuple[str, ...]:

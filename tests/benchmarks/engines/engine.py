@@ -21,6 +21,8 @@ class Engine(ABC):
     name: ClassVar[str]
     needs_tables: ClassVar[bool] = True
     """Whether the followers' tables must be there before it starts, with the leader's rows of that moment."""
+    replicates: ClassVar[bool] = True
+    """Whether rows come to the followers."""
     warm_up_rows: ClassVar[int] = 200_000
 
     def __init__(self, servers: Servers, databases: Databases) -> None:
@@ -72,6 +74,7 @@ class Nobody(Engine):
 
     name = "nobody"
     needs_tables = False
+    replicates = False
 
     def start(self) -> None:
         pass
