@@ -52,7 +52,7 @@ class Pace:
         return bool(self._poll.poll(timeout * 1000))
 
     def note(self, messages: int, emptied: bool) -> None:
-        """After a read: so many messages, and whether that was all there was."""
+        """After a read: so many messages of data, and whether that was all there was."""
         if self._gathers:
             self._gather_no_more()
         self._emptied = emptied
