@@ -258,8 +258,6 @@ class ApplySession:
         self._ahead_error: CdcError | None = None
         self._more_follow = False
         """Whether as many records came as were asked for."""
-        self._may_read_ahead = False
-        """Whether all records that were read before are in the window: then the next ones may come to it."""
         self._give_back = at_most_every(GIVE_BACK_SECONDS, give_back)
         reader.seek(position.next_offset)
 
@@ -272,7 +270,7 @@ class ApplySession:
             raise
         if not records and self._window.position is None and not self._is_full():
             self._give_back()
-            return self._take_in(records)
+            return False
         began = time.monotonic()
         self._look_at_retention()
         self._note_read(records)
@@ -312,9 +310,8 @@ class ApplySession:
             self._flush_what_is_complete()
             raise
         window, full = self._window, self._is_full()
-        self._may_read_ahead = self.careful_until is None and self._stop_at is None
         if window.position is not None and (full or not self._more_follow):
-            self._flush_complete(window.position)
+            self._flush_complete(window.position, self._read_ahead)
             return True
         if full:
             self._in_pieces = True
@@ -338,7 +335,6 @@ class ApplySession:
 
     def finish(self) -> None:
         """Commit what is complete; what is half done is left to the next start."""
-        self._may_read_ahead = False
         self._flush_what_is_complete()
         self._target.rollback()
 
@@ -349,7 +345,6 @@ class ApplySession:
     # accepting
 
     def _read(self) -> Sequence[LogRecord]:
-        self._may_read_ahead = False
         ahead, self._ahead = self._ahead, ()
         if ahead or self._is_full():
             return ahead
@@ -374,14 +369,16 @@ class ApplySession:
         return self._window.changes >= self._limits.rows or self._window.size >= self._limits.bytes
 
     def _read_ahead(self) -> bool:
-        """While the follower works on a window: what the compiled reader takes of the next records is in the window
-        then. Whether more may be had."""
-        if not self._may_read_ahead or self._ahead or self._is_full():
+        """While the follower works on a window, when all that was read is taken in: what the compiled reader takes of
+        the next records is in the window then. Whether more may be had."""
+        if self.careful_until is not None or self._stop_at is not None:
+            return False
+        if self._ahead or self._ahead_error is not None or self._is_full():
             return False
         try:
             records = self._consume(0.0)
         except CdcError as error:
-            self._ahead_error, self._may_read_ahead = error, False
+            self._ahead_error = error
             return False
         at = 0
         while at < len(records) and (taken := self._gather_batch(records, at)):
@@ -610,10 +607,10 @@ class ApplySession:
 
     # applying
 
-    def _flush_complete(self, position: Position) -> None:
+    def _flush_complete(self, position: Position, meanwhile: Callable[[], bool] = lambda: False) -> None:
         items, changes, size = self._window.take_complete()
         try:
-            self._apply(items)
+            self._apply(items, meanwhile)
             if self._sequences:
                 self._target.store_sequences(self._sequences)
                 self._sequences = {}
@@ -637,7 +634,7 @@ class ApplySession:
     def _apply_piece(self, items: list[Item]) -> None:
         """Of the one transaction that is open: all before it is committed."""
         try:
-            self._apply(items)
+            self._apply(items, self._read_ahead)
         except (FencedError, LogError):
             raise
         except (TerminalError, BlockedError) as error:
@@ -662,7 +659,7 @@ class ApplySession:
         )
         return DivergenceError(error.what, remedy, where, key=getattr(error, "key", ""))
 
-    def _apply(self, items: list[Item]) -> None:
+    def _apply(self, items: list[Item], meanwhile: Callable[[], bool]) -> None:
         if self.careful_until is not None or self._stop_at is not None:
             self._target.wait_for_locks()
-        self._replay.apply(items, self._read_ahead)
+        self._replay.apply(items, meanwhile)

@@ -8,13 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.figures import Spread, counted
+from tests.benchmarks.processes import measured
 from tests.benchmarks.report import PROGRESS, Circumstances, Report, Sheet
 from tests.benchmarks.servers import Servers, servers
 from tests.benchmarks.stage import Drained, staged, take_turns
 from tests.benchmarks.workloads import WORKLOADS, Workload, make_tables
-
-PROCESSES = ("walsender", "capture", "connect", "broker", "apply", "backend")
-"""In the order of a row's way."""
 
 Results = dict[str, dict[str, list[Drained]]]
 """By engine and workload the runs, in their order."""
@@ -80,8 +78,7 @@ def _ratio(ours: Spread | None, peer: Spread | None) -> str:
 
 
 def _cpu(results: Results) -> Sheet:
-    present = {name for _, runs in _each(results) for run in runs for name in run.cpu_us}
-    processes = [name for name in PROCESSES if name in present]
+    processes = measured(run.cpu_us for _, runs in _each(results) for run in runs)
     sheet = Sheet("CPU seconds a million rows, by process", ["workload", *processes, "all"])
     for title, runs in _each(results):
         cpu = [_told([run.cpu_us.get(name) for run in runs], ".1f") for name in processes]
@@ -90,8 +87,7 @@ def _cpu(results: Results) -> Sheet:
 
 
 def _sizes(results: Results) -> Sheet:
-    present = {name for _, runs in _each(results) for run in runs for name in run.memory_mb}
-    processes = [name for name in PROCESSES if name in present]
+    processes = measured(run.memory_mb for _, runs in _each(results) for run in runs)
     columns = ["workload", *(f"{name}, MB" for name in processes), "Kafka, bytes a row"]
     sheet = Sheet("Highest resident memory, size of the log", columns)
     for title, runs in _each(results):

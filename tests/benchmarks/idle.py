@@ -6,9 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tests.benchmarks.drain import PROCESSES
 from tests.benchmarks.figures import Spread, counted
-from tests.benchmarks.processes import Cpu
+from tests.benchmarks.processes import Cpu, measured
 from tests.benchmarks.report import PROGRESS, Circumstances, Report, Sheet
 from tests.benchmarks.servers import Servers, servers
 from tests.benchmarks.stage import staged, take_turns
@@ -42,8 +41,7 @@ def _run(engine: str, own: Servers, run: int, seconds: float) -> dict[str, float
 
 
 def _sheet(results: Results, seconds: float) -> Sheet:
-    present = {name for runs in results.values() for run in runs for name in run}
-    processes = [name for name in PROCESSES if name in present]
+    processes = measured(run for runs in results.values() for run in runs)
     sheet = Sheet(f"Idle for {seconds:.0f} s, % of one core", ["engine", *processes])
     for engine, all_runs in results.items():
         if runs := counted(all_runs):

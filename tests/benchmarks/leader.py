@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from tests.benchmarks.drain import PROCESSES
 from tests.benchmarks.engines import NOBODY, WALSENDER
 from tests.benchmarks.figures import Spread, counted
-from tests.benchmarks.processes import Cpu, on_cpus
+from tests.benchmarks.processes import Cpu, measured, on_cpus
 from tests.benchmarks.report import PROGRESS, Circumstances, Report, Sheet
 from tests.benchmarks.servers import Servers, servers
 from tests.benchmarks.stage import staged, take_turns
@@ -86,8 +85,7 @@ def _run(engine: str, own: Servers, run: int, seconds: int) -> Loaded:
 
 
 def _sheet(place: str, results: Results) -> Sheet:
-    present = {name for runs in results.values() for run in runs for name in run.cpu_us}
-    processes = [name for name in PROCESSES if name in present]
+    processes = measured(run.cpu_us for runs in results.values() for run in runs)
     columns = ["replicated by", "transactions a second", "loss", "caught up, s later"]
     sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can; by process, CPU us a transaction",
                   [*columns, *processes])  # fmt: skip

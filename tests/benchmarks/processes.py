@@ -16,7 +16,12 @@ from tests.benchmarks.report import NoResult
 
 Processes = dict[str, list[int]]
 """Ids of processes by what they do."""
+PROCESSES = ("walsender", "capture", "connect", "broker", "apply", "backend")
+"""In the order of a row's way."""
 _FIND_SECONDS = 60.0
+_WALSENDERS = (
+    "SELECT active_pid FROM pg_replication_slots WHERE database = current_database() AND active_pid IS NOT NULL"
+)
 
 
 class Memory:
@@ -77,6 +82,17 @@ def find(dsn: str, query: str) -> list[int]:
             return found
         time.sleep(0.1)
     raise NoResult(f"a process is not there that is to be measured: {query}")
+
+
+def walsenders(dsn: str) -> list[int]:
+    """Those of a leader's database; each run has one of its own."""
+    return find(dsn, _WALSENDERS)
+
+
+def measured(figures: Iterable[Mapping[str, object]]) -> list[str]:
+    """The processes that there are figures of, in the order of a row's way."""
+    found = {name for each in figures for name in each}
+    return [name for name in PROCESSES if name in found]
 
 
 @contextmanager

@@ -71,7 +71,6 @@ _SINK = {
     "consumer.override.max.poll.records": "5000",
 }
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-_WALSENDER = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{name}' AND active"
 _BACKENDS = "SELECT pid FROM pg_stat_activity WHERE datname = '{name}' AND application_name LIKE '%JDBC%'"
 
 
@@ -157,7 +156,7 @@ class Debezium(Engine):
 
     def helpers(self) -> Processes:
         return {
-            "walsender": processes.find(self.databases.leader, _WALSENDER.format(name=self.databases.name)),
+            "walsender": processes.walsenders(self.databases.leader),
             "backend": processes.find(self.databases.followers[0], _BACKENDS.format(name=self.databases.name)),
             **self.servers.broker(),
         }

@@ -11,8 +11,6 @@ from tests.benchmarks.engines.engine import Engine
 from tests.benchmarks.processes import Processes
 from tests.benchmarks.servers import Databases, Servers
 
-_WALSENDER = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{slot}'"
-
 
 class Discard(Engine):
     """`pg_recvlogical` into /dev/null."""
@@ -41,7 +39,7 @@ class Discard(Engine):
         return {}
 
     def helpers(self) -> Processes:
-        return {"walsender": processes.find(self.databases.leader, _WALSENDER.format(slot=self._slot))}
+        return {"walsender": processes.walsenders(self.databases.leader)}
 
     def close(self) -> None:
         if self._reader is not None:

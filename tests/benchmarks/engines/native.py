@@ -11,7 +11,6 @@ from tests.benchmarks.processes import Processes
 _WORKER = """
 SELECT pid FROM pg_stat_subscription WHERE subname = '{name}' AND pid IS NOT NULL AND latest_end_lsn IS NOT NULL
 """
-_WALSENDERS = "SELECT active_pid FROM pg_replication_slots WHERE database = '{name}' AND active_pid IS NOT NULL"
 
 
 class Native(Engine):
@@ -42,7 +41,7 @@ class Native(Engine):
         }
 
     def helpers(self) -> Processes:
-        return {"walsender": processes.find(self.databases.leader, _WALSENDERS.format(name=self.databases.name))}
+        return {"walsender": processes.walsenders(self.databases.leader)}
 
     def close(self) -> None:
         for dsn in self.databases.followers:

@@ -57,13 +57,12 @@ class Ours(Engine):
                 raise NoResult(f"cdc {name} has ended:\n{tail_of(self.group.log_of(name))}")
 
     def helpers(self) -> Processes:
-        slot = f"SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{self.group.slot}'"
         backends = [
             backend
             for follower, dsn in zip(self._followers, self.databases.followers, strict=True)
             for backend in processes.find(dsn, _BACKEND.format(name=f"cdc apply {follower}"))
         ]
-        walsender = processes.find(self.databases.leader, slot)
+        walsender = processes.walsenders(self.databases.leader)
         return {"walsender": walsender, "backend": backends, **self.servers.broker()}
 
     def log_bytes(self) -> int | None:
