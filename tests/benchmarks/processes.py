@@ -111,10 +111,17 @@ def held(pids: Iterable[int]) -> Iterator[None]:
 
 @contextmanager
 def on_cpus(cpus: set[int] | None) -> Iterator[None]:
-    """This thread, and what it starts while the `with` lasts, with all its children; None changes nothing."""
+    """All threads of this process, and what they start while the `with` lasts, with all its children; None changes
+    nothing. All of them, because servers are started by a thread of its own (`cdc/local/launch.py`)."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus or before)
+    _bind_threads(cpus or before)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        _bind_threads(before)
+
+
+def _bind_threads(cpus: set[int]) -> None:
+    for thread in psutil.Process().threads():
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(thread.id, cpus)
