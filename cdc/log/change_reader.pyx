@@ -106,6 +106,7 @@ cdef class _Form:
     cdef int* key_at
     cdef Py_ssize_t* cell_at
     cdef Py_ssize_t* cell_end
+    cdef _Form next  # of the record that came after one of this form the last time
 
     def __cinit__(self, bytes head, str op, str fingerprint, tuple names, tuple key):
         self.head, self.op, self.fingerprint = head, op, fingerprint
@@ -157,10 +158,17 @@ cdef class ChangeReader:
         """Records that begin with `head`, which ends where the LSN stands, are such changes, with these columns in their
         row: the new one, or the old one of a deletion. The caller has made sure of it (`cdc/log/forms.py`)."""
         self._forms[head] = _Form(head, op, fingerprint, names, key)
-        self._form = None
+        self._forget_order()
 
     def forget(self, bytes head not None):
         self._forms.pop(head, None)
+        self._forget_order()
+
+    cdef _forget_order(self):
+        """No form that was left behind is taken for the next one."""
+        cdef _Form form
+        for form in self._forms.values():
+            form.next = None
         self._form = None
 
     def read(self, list records not None, Py_ssize_t at, uint64_t epoch, uint64_t commit_lsn, uint64_t open_commit_lsn,
@@ -241,18 +249,13 @@ cdef class ChangeReader:
         cdef Bytes start = <Bytes> PyBytes_AS_STRING(value)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
         cdef Bytes end = start + size
-        cdef Bytes at = NULL
+        cdef Bytes at
         cdef Bytes ending
         cdef uint64_t ignored = 0
-        cdef _Form form = self._form
-        if form is not None:
-            at = _past(start, end, form.head)
-        if at == NULL:
-            form = self._forms.get(value[: value.find(_LSN) + PyBytes_GET_SIZE(_LSN)])
-            if form is None:
-                return False
-            self._form = form
-            at = start + PyBytes_GET_SIZE(form.head)
+        cdef _Form form = self._form_of(value)
+        if form is None:
+            return False
+        at = start + PyBytes_GET_SIZE(form.head)
         at = _number(at - PyBytes_GET_SIZE(_LSN), end, _LSN, &ignored)
         at = _number(at, end, _COMMITTED_MS, &ignored)
         at = _number(at, end, _COMMITTED_US, &self._record_time)
@@ -290,6 +293,26 @@ cdef class ChangeReader:
             at != NULL and _past(at, end, self._ending) == end
             and self._record_end > self._record_commit and self._record_time <= _GREATEST_TIME_US
         )
+
+    cdef _Form _form_of(self, bytes value):
+        """None when it is not known. Where transactions are alike, so is the order of their records."""
+        cdef Bytes start = <Bytes> PyBytes_AS_STRING(value)
+        cdef Bytes end = start + PyBytes_GET_SIZE(value)
+        cdef _Form before = self._form
+        cdef _Form form
+        if before is not None:
+            if before.next is not None and _past(start, end, before.next.head) != NULL:
+                self._form = before.next
+                return self._form
+            if _past(start, end, before.head) != NULL:
+                before.next = before
+                return before
+        form = self._forms.get(value[: value.find(_LSN) + PyBytes_GET_SIZE(_LSN)])
+        if form is not None:
+            if before is not None:
+                before.next = form
+            self._form = form
+        return form
 
     cdef Bytes _read_row(self, _Form form, Bytes at, Bytes end) except? NULL:
         """Past the row, which is `_line` then; NULL when it is not one of this form."""

@@ -21,6 +21,8 @@ PG_EPOCH_US = 946_684_800_000_000
 """PostgreSQL counts microseconds from 2000-01-01, everybody else from 1970-01-01 (UTC)."""
 
 _KEEPALIVE = Struct(">cQqB")
+KEEPALIVE_SIZE = _KEEPALIVE.size
+"""Less than the header of a frame of WAL data."""
 _STATUS = Struct(">cQQQqB")
 _XLOG_START = Struct(">xQ")
 
@@ -42,8 +44,8 @@ class PrimaryKeepalive:
 
     @classmethod
     def decode(cls, frame: bytes) -> PrimaryKeepalive:
-        if len(frame) != _KEEPALIVE.size or frame[0] != KEEPALIVE:
-            raise ProtocolError(f"a keepalive has {len(frame)} bytes, not {_KEEPALIVE.size}")
+        if len(frame) != KEEPALIVE_SIZE or frame[0] != KEEPALIVE:
+            raise ProtocolError(f"a keepalive has {len(frame)} bytes, not {KEEPALIVE_SIZE}")
         _, end_lsn, sent_at, reply = _KEEPALIVE.unpack(frame)
         return cls(Lsn(end_lsn), sent_at + PG_EPOCH_US, reply != 0)
 

@@ -105,6 +105,39 @@ def test_a_deletion_has_a_key_and_no_line():
     assert gathered.begun.batch.changes()[2][:4] == ("d", schema().fingerprint, {"id": "ü"}, None)
 
 
+def in_order(ops: str) -> list[bytes]:
+    """Of one transaction."""
+    writers: dict[str, Callable[..., list[bytes]]] = {"c": inserts, "u": updates, "d": deletes}
+    rows = [{**ROW, "id": str(number)} for number in range(len(ops))]
+    return [writers[op](*rows)[number] for number, op in enumerate(ops)]
+
+
+@given(st.lists(st.text("cud", min_size=1, max_size=6), min_size=1, max_size=6))
+def test_changes_of_all_kinds_follow_each_other_in_any_order(many: list[str]):
+    """Also where each order was another one before."""
+    reader = reader_of(inserts(ROW)[0], updates(ROW)[0], deletes(ROW)[0])
+    for ops in many:
+        gathered = reader.read([Stored(value) for value in in_order(ops)], 0, standing(), "")
+        assert gathered is not None
+        assert gathered.records == len(ops)
+        assert gathered.begun is not None
+        (table,) = gathered.begun.batch.tables
+        assert ("".join(table.ops), table.keys) == (ops, [str(number) for number in range(len(ops))])
+
+
+def test_a_form_that_was_left_behind_follows_none():
+    reader = reader_of(inserts(ROW)[0], updates(ROW)[0])
+    alternating = [Stored(value) for value in in_order("cucu")]
+    gathered = reader.read(alternating, 0, standing(), "")
+    assert gathered is not None
+    assert gathered.records == 4
+    newer = _with(updates(ROW)[0], b'"version":"0.1.0"', b'"version":"0.2.0"')
+    reader.learn(newer, orjson.loads(newer), PLAN, COLUMNS)
+    gathered = reader.read(alternating, 0, standing(), "")
+    assert gathered is not None
+    assert gathered.records == 1
+
+
 FIRST, SECOND = inserts(ROW, ROW)
 OTHERS: dict[str, bytes | None] = {
     "a repeat": inserts(ROW, first=3)[0],
