@@ -1,14 +1,34 @@
-"""The compiled parts of the hot path (`ops/compile.py`); None where no C compiler was at the installation."""
+"""The compiled parts of the hot path (`ops/compile.py`); None where no C compiler was at the installation.
+
+Sources that went on since, as by `git pull`, count: what is older is not used. An installation has no sources of them.
+"""
 
 from __future__ import annotations
 
-try:
-    from cdc.log.change_reader import ChangeReader
-    from cdc.log.whole_rows import WholeRows, WholeTransactions
-except ImportError:
-    ChangeReader = WholeRows = WholeTransactions = None  # type: ignore[assignment, misc]
+from pathlib import Path
 
 __all__ = ["HOW_ROWS_PASS", "ChangeReader", "WholeRows", "WholeTransactions"]
 
-HOW_ROWS_PASS = "interpreted, which is slower: install where a C compiler is" if ChangeReader is None else "compiled"
+
+def _is_older(module: str) -> bool:
+    """All are made together."""
+    folder = Path(module).parent
+    made_at = Path(module).stat().st_mtime
+    return any(source.stat().st_mtime > made_at for source in (*folder.glob("*.pyx"), *folder.glob("*.pxd")))
+
+
+try:
+    from cdc.log import change_reader
+    from cdc.log.change_reader import ChangeReader
+    from cdc.log.whole_rows import WholeRows, WholeTransactions
+
+    _remedy = (
+        "run ops/compile.py, the sources are newer than what is compiled" if _is_older(change_reader.__file__) else ""
+    )
+except ImportError:
+    _remedy = "install where a C compiler is"
+if _remedy:
+    ChangeReader = WholeRows = WholeTransactions = None  # type: ignore[assignment, misc]
+
+HOW_ROWS_PASS = f"interpreted, which is slower: {_remedy}" if _remedy else "compiled"
 """For the log of a daemon that starts."""

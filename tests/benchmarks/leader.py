@@ -1,10 +1,14 @@
-"""What replication costs the leader: pgbench's rate with nobody, with a walsender for nobody, with each engine."""
+"""What replication costs the leader: pgbench's rate with nobody, with a walsender for nobody, with each engine; the WAL
+that it keeps for them meanwhile, and how often both servers wait for their disk."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+
+import psycopg
 
 from tests.benchmarks.engines import NOBODY, WALSENDER
 from tests.benchmarks.figures import Spread, counted
@@ -18,14 +22,25 @@ WARM_UP_SECONDS = 15
 """Of the same load, which are not counted: caches fill, and the broker compiles what it runs."""
 
 
+_LOOK_SECONDS = 0.25
+_KEPT = """
+    SELECT pg_wal_lsn_diff(now, restart_lsn), pg_wal_lsn_diff(now, confirmed_flush_lsn)
+    FROM pg_replication_slots, pg_current_wal_lsn() AS now WHERE database = current_database()
+"""
+_FSYNCS = "SELECT sum(fsyncs) FROM pg_stat_io"
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """Transactions a second, how long after the load the follower needed for the rest (where there is one), and by
-    process microseconds of CPU a transaction."""
+    """Transactions a second, how long after the load the follower needed for the rest (where there is one), by process
+    microseconds of CPU a transaction, the most WAL in MB that the leader kept for the slot and that was not confirmed
+    (where there is one), and fsyncs a second by server."""
 
     rate: float
     catch_up_seconds: float | None
     cpu_us: dict[str, float]
+    wal_mb: dict[str, float]
+    fsyncs: dict[str, float]
 
 
 Results = dict[str, list[Loaded]]
@@ -48,7 +63,8 @@ def measure(engines: Sequence[str], runs: int, seconds: int) -> Report:
             description = own.description
     facts = circumstances.facts(servers=description, runs=runs, seconds=seconds)
     told = {place: {engine: list(map(asdict, runs)) for engine, runs in of.items()} for place, of in results.items()}
-    return Report("leader", [_sheet(place, of) for place, of in results.items()], told, facts, failures)
+    sheets = [sheet for place, of in results.items() for sheet in _sheets(place, of)]
+    return Report("leader", sheets, told, facts, failures)
 
 
 def _of_place(
@@ -74,29 +90,80 @@ def _run(engine: str, own: Servers, run: int, seconds: int) -> Loaded:
             stage.warm_up(0.25)
         load(WARM_UP_SECONDS)
         cpu = Cpu({**stage.engine.daemons(), **stage.engine.helpers()})
-        rate, late = load(seconds), None
+        servers = {"leader": stage.leader.connection, "follower": stage.followers[0]}
+        before = {name: _fsyncs(connection) for name, connection in servers.items()}
+        with KeptWal(stage.leader.dsn) as kept:
+            rate, late = load(seconds), None
+        fsyncs = {name: round((_fsyncs(servers[name]) - count) / seconds, 1) for name, count in before.items()}
         if stage.engine.replicates:
             late = stage.wait_for(mark_tpcb(stage.leader.connection)).seconds
         spent = {name: round(spent / (rate * seconds) * 1e6, 1) for name, spent in cpu.spent().items()}
         if stage.engine.replicates:
             stage.compare()
     PROGRESS.print(f"  {rate:,.0f} transactions a second")
-    return Loaded(rate, late, spent)
+    return Loaded(rate, late, spent, kept.most_mb, fsyncs)
 
 
-def _sheet(place: str, results: Results) -> Sheet:
+def _fsyncs(connection: psycopg.Connection) -> int:
+    row = connection.execute(_FSYNCS.encode()).fetchone()
+    return int(row[0]) if row else 0
+
+
+class KeptWal:
+    """The most WAL, in MB, that a leader keeps for the slot of this database while the `with` lasts; of it what was not
+    confirmed. Nothing where there is no slot."""
+
+    def __init__(self, dsn: str) -> None:
+        self.most_mb: dict[str, float] = {}
+        self._dsn = dsn
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> KeptWal:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            while not self._done.wait(_LOOK_SECONDS):
+                for row in connection.execute(_KEPT.encode()).fetchall():
+                    for name, size in zip(("kept", "unconfirmed"), row, strict=True):
+                        self.most_mb[name] = max(self.most_mb.get(name, 0.0), round(float(size) / 1e6, 1))
+
+
+def _sheets(place: str, results: Results) -> list[Sheet]:
+    of = {engine: runs for engine, all_runs in results.items() if (runs := counted(all_runs))}
+    return [_rates(place, of), _disks(place, of)]
+
+
+def _rates(place: str, results: Results) -> Sheet:
     processes = measured(run.cpu_us for runs in results.values() for run in runs)
-    columns = ["replicated by", "transactions a second", "loss", "caught up, s later"]
     sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can; by process, CPU us a transaction",
-                  [*columns, *processes])  # fmt: skip
-    alone = [run.rate for run in counted(results[NOBODY])]
-    for engine, all_runs in results.items():
-        if runs := counted(all_runs):
-            rate = Spread.of([run.rate for run in runs])
-            loss = f"{100 * (1 - rate.median / Spread.of(alone).median):.0f} %" if alone and engine != NOBODY else "-"
-            waits = [run.catch_up_seconds for run in runs if run.catch_up_seconds is not None]
-            late = Spread.of(waits).told(".1f") if waits else "-"
-            cpu = [[run.cpu_us[name] for run in runs if name in run.cpu_us] for name in processes]
-            spent = [f"{Spread.of(figures).median:.0f}" if figures else "-" for figures in cpu]
-            sheet.rows.append([engine, rate.told(",.0f"), loss, late, *spent])
+                  ["replicated by", "transactions a second", "loss", "caught up, s later", *processes])  # fmt: skip
+    alone = [run.rate for run in results.get(NOBODY, [])]
+    for engine, runs in results.items():
+        rate = Spread.of([run.rate for run in runs])
+        loss = f"{100 * (1 - rate.median / Spread.of(alone).median):.0f} %" if alone and engine != NOBODY else "-"
+        waits = [run.catch_up_seconds for run in runs if run.catch_up_seconds is not None]
+        late = Spread.of(waits).told(".1f") if waits else "-"
+        sheet.rows.append([engine, rate.told(",.0f"), loss, late, *_medians([run.cpu_us for run in runs], processes)])
     return sheet
+
+
+def _disks(place: str, results: Results) -> Sheet:
+    sheet = Sheet(f"A leader {place}: its WAL, and waiting for disks",
+                  ["replicated by", "most WAL kept, MB", "not confirmed, MB", "fsyncs a second: leader", "follower"])  # fmt: skip
+    for engine, runs in results.items():
+        wal = _medians([run.wal_mb for run in runs], ("kept", "unconfirmed"))
+        fsyncs = _medians([run.fsyncs for run in runs], ("leader", "follower"))
+        sheet.rows.append([engine, *wal, *fsyncs])
+    return sheet
+
+
+def _medians(runs: Sequence[Mapping[str, float]], names: Sequence[str]) -> list[str]:
+    found = [[run[name] for run in runs if name in run] for name in names]
+    return [f"{Spread.of(figures).median:,.0f}" if figures else "-" for figures in found]
