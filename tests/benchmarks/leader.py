@@ -45,6 +45,8 @@ class Loaded:
 
 Results = dict[str, list[Loaded]]
 """By engine the runs."""
+Counted = dict[str, Sequence[Loaded]]
+"""The same, of those that count."""
 
 
 def measure(engines: Sequence[str], runs: int, seconds: int) -> Report:
@@ -140,7 +142,7 @@ def _sheets(place: str, results: Results) -> list[Sheet]:
     return [_rates(place, of), _disks(place, of)]
 
 
-def _rates(place: str, results: Results) -> Sheet:
+def _rates(place: str, results: Counted) -> Sheet:
     processes = measured(run.cpu_us for runs in results.values() for run in runs)
     sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can; by process, CPU us a transaction",
                   ["replicated by", "transactions a second", "loss", "caught up, s later", *processes])  # fmt: skip
@@ -154,9 +156,11 @@ def _rates(place: str, results: Results) -> Sheet:
     return sheet
 
 
-def _disks(place: str, results: Results) -> Sheet:
-    sheet = Sheet(f"A leader {place}: its WAL, and waiting for disks",
-                  ["replicated by", "most WAL kept, MB", "not confirmed, MB", "fsyncs a second: leader", "follower"])  # fmt: skip
+def _disks(place: str, results: Counted) -> Sheet:
+    sheet = Sheet(
+        f"A leader {place}: its WAL, and waiting for disks",
+        ["replicated by", "most WAL kept, MB", "not confirmed, MB", "fsyncs a second: leader", "follower"],
+    )
     for engine, runs in results.items():
         wal = _medians([run.wal_mb for run in runs], ("kept", "unconfirmed"))
         fsyncs = _medians([run.fsyncs for run in runs], ("leader", "follower"))
