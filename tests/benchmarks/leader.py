@@ -20,8 +20,6 @@ from tests.benchmarks.workloads import items_table, mark_tpcb, pgbench_tables, t
 
 WARM_UP_SECONDS = 15
 """Of the same load, which are not counted: caches fill, and the broker compiles what it runs."""
-
-
 _LOOK_SECONDS = 0.25
 _KEPT = """
     SELECT pg_wal_lsn_diff(now, restart_lsn), pg_wal_lsn_diff(now, confirmed_flush_lsn)
@@ -92,11 +90,11 @@ def _run(engine: str, own: Servers, run: int, seconds: int) -> Loaded:
             stage.warm_up(0.25)
         load(WARM_UP_SECONDS)
         cpu = Cpu({**stage.engine.daemons(), **stage.engine.helpers()})
-        servers = {"leader": stage.leader.connection, "follower": stage.followers[0]}
-        before = {name: _fsyncs(connection) for name, connection in servers.items()}
+        nodes = {"leader": stage.leader.connection, "follower": stage.followers[0]}
+        before = {name: _fsyncs(connection) for name, connection in nodes.items()}
         with KeptWal(stage.leader.dsn) as kept:
             rate, late = load(seconds), None
-        fsyncs = {name: round((_fsyncs(servers[name]) - count) / seconds, 1) for name, count in before.items()}
+        fsyncs = {name: round((_fsyncs(nodes[name]) - count) / seconds, 1) for name, count in before.items()}
         if stage.engine.replicates:
             late = stage.wait_for(mark_tpcb(stage.leader.connection)).seconds
         spent = {name: round(spent / (rate * seconds) * 1e6, 1) for name, spent in cpu.spent().items()}

@@ -112,7 +112,7 @@ def held(pids: Iterable[int]) -> Iterator[None]:
 @contextmanager
 def on_cpus(cpus: set[int] | None) -> Iterator[None]:
     """All threads of this process, and what they start while the `with` lasts, with all its children; None changes
-    nothing. All of them, because servers are started by a thread of its own (`cdc/local/launch.py`)."""
+    nothing. All of them, because servers are started by a thread of its own (`cdc/local/processes.py`)."""
     before = os.sched_getaffinity(0)
     _bind_threads(cpus or before)
     try:
