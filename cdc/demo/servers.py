@@ -141,6 +141,11 @@ def _hurry(starts: set[Future[None]]) -> None:
     while starts:
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
-                if child.name() not in ("postgres", "initdb"):
+                if not _is_of_postgres(child):
                     child.kill()
         _, starts = wait(starts, timeout=0.1)
+
+
+def _is_of_postgres(process: psutil.Process) -> bool:
+    """With the shells in which initdb runs servers: without its shell, one ends and leaves its shared memory."""
+    return any(each.name() in ("postgres", "initdb") for each in (process, *process.parents()))

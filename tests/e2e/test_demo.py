@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 
 from cdc.local import KafkaServer
 from cdc.local.processes import wait_for
+from cdc.local.shared_memory import attached_by
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLLOWERS = ("eu-west", "ap-south")
@@ -162,6 +163,7 @@ def test_given_kafka_that_does_not_answer_is_told_in_one_line(demo: StartDemo, f
 
 
 def test_ctrl_c_while_servers_start_leaves_nothing(demo: StartDemo, folder: Path):
+    memory_before = shared_memory_files()
     process = demo()
     until(process.stdout, "found ")
 
@@ -170,6 +172,13 @@ def test_ctrl_c_while_servers_start_leaves_nothing(demo: StartDemo, folder: Path
     assert process.wait(30) == 130
     assert processes_in(folder) == []
     assert list(folder.iterdir()) == []
+    # Servers of other tests begin and end meanwhile, but memory that nobody uses is of none of them for long.
+    made = shared_memory_files() - memory_before
+    assert wait_for(lambda: made & shared_memory_files() <= attached_by(psutil.pids()).posix_files, seconds=10)
+
+
+def shared_memory_files() -> set[Path]:
+    return set(Path("/dev/shm").glob("PostgreSQL.*"))  # noqa: S108 - PostgreSQL's choice
 
 
 @pytest.mark.long
