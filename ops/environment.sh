@@ -20,8 +20,8 @@ fail() {
 ensure_environment() {
     local extra=$1 stamp wanted
     stamp=$environment/.installed-$extra
-    # Where the project lies is a part of it: the installation points there. So is what it compiles.
-    wanted="$(cat "$project/pyproject.toml" "$project/ops/compile.py" "$project"/cdc/log/*.pyx "$project"/cdc/log/*.pxd | cksum) $project"
+    # Where the project lies is a part of it: the installation points there.
+    wanted="$(cat "$project/pyproject.toml" "$project/ops/compile.py" | cksum) $project"
     if ! _is_done; then
         _one_at_a_time
         _is_done || _make_environment
@@ -30,7 +30,12 @@ ensure_environment() {
 }
 
 _is_done() {
-    _new_enough "$environment/bin/python" && [[ -f $stamp && $(<"$stamp") == "$wanted" ]]
+    _new_enough "$environment/bin/python" && [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && ! _sources_are_newer
+}
+
+# By their times, as cdc/log/compiled.py judges what it may use.
+_sources_are_newer() {
+    [[ -n $(find "$project/cdc/log" \( -name '*.pyx' -o -name '*.pxd' \) -newer "$stamp") ]]
 }
 
 _make_environment() {

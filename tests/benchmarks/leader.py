@@ -4,7 +4,6 @@ that it keeps for them meanwhile, and how often both servers wait for their disk
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -12,10 +11,11 @@ import psycopg
 
 from tests.benchmarks.engines import NOBODY, WALSENDER
 from tests.benchmarks.figures import Spread, counted
+from tests.benchmarks.meanwhile import Meanwhile
 from tests.benchmarks.processes import Cpu, measured, on_cpus
 from tests.benchmarks.report import PROGRESS, Circumstances, Report, Sheet
 from tests.benchmarks.servers import Servers, servers
-from tests.benchmarks.stage import staged, take_turns
+from tests.benchmarks.stage import asked, staged, take_turns
 from tests.benchmarks.workloads import items_table, mark_tpcb, pgbench_tables, tpcb_rate
 
 WARM_UP_SECONDS = 15
@@ -43,8 +43,6 @@ class Loaded:
 
 Results = dict[str, list[Loaded]]
 """By engine the runs."""
-Counted = dict[str, Sequence[Loaded]]
-"""The same, of those that count."""
 
 
 def measure(engines: Sequence[str], runs: int, seconds: int) -> Report:
@@ -91,10 +89,10 @@ def _run(engine: str, own: Servers, run: int, seconds: int) -> Loaded:
         load(WARM_UP_SECONDS)
         cpu = Cpu({**stage.engine.daemons(), **stage.engine.helpers()})
         nodes = {"leader": stage.leader.connection, "follower": stage.followers[0]}
-        before = {name: _fsyncs(connection) for name, connection in nodes.items()}
+        before = {name: asked(connection, _FSYNCS) for name, connection in nodes.items()}
         with KeptWal(stage.leader.dsn) as kept:
             rate, late = load(seconds), None
-        fsyncs = {name: round((_fsyncs(nodes[name]) - count) / seconds, 1) for name, count in before.items()}
+        fsyncs = {name: round((asked(nodes[name], _FSYNCS) - count) / seconds, 1) for name, count in before.items()}
         if stage.engine.replicates:
             late = stage.wait_for(mark_tpcb(stage.leader.connection)).seconds
         spent = {name: round(spent / (rate * seconds) * 1e6, 1) for name, spent in cpu.spent().items()}
@@ -104,30 +102,16 @@ def _run(engine: str, own: Servers, run: int, seconds: int) -> Loaded:
     return Loaded(rate, late, spent, kept.most_mb, fsyncs)
 
 
-def _fsyncs(connection: psycopg.Connection) -> int:
-    row = connection.execute(_FSYNCS.encode()).fetchone()
-    return int(row[0]) if row else 0
-
-
-class KeptWal:
+class KeptWal(Meanwhile):
     """The most WAL, in MB, that a leader keeps for the slot of this database while the `with` lasts; of it what was not
     confirmed. Nothing where there is no slot."""
 
     def __init__(self, dsn: str) -> None:
+        super().__init__()
         self.most_mb: dict[str, float] = {}
         self._dsn = dsn
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
 
-    def __enter__(self) -> KeptWal:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
+    def _work(self) -> None:
         with psycopg.connect(self._dsn, autocommit=True) as connection:
             while not self._done.wait(_LOOK_SECONDS):
                 for row in connection.execute(_KEPT.encode()).fetchall():
@@ -136,11 +120,11 @@ class KeptWal:
 
 
 def _sheets(place: str, results: Results) -> list[Sheet]:
-    of = {engine: runs for engine, all_runs in results.items() if (runs := counted(all_runs))}
+    of = {engine: list(counted(runs)) for engine, runs in results.items() if runs}
     return [_rates(place, of), _disks(place, of)]
 
 
-def _rates(place: str, results: Counted) -> Sheet:
+def _rates(place: str, results: Results) -> Sheet:
     processes = measured(run.cpu_us for runs in results.values() for run in runs)
     sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can; by process, CPU us a transaction",
                   ["replicated by", "transactions a second", "loss", "caught up, s later", *processes])  # fmt: skip
@@ -154,7 +138,7 @@ def _rates(place: str, results: Counted) -> Sheet:
     return sheet
 
 
-def _disks(place: str, results: Counted) -> Sheet:
+def _disks(place: str, results: Results) -> Sheet:
     sheet = Sheet(
         f"A leader {place}: its WAL, and waiting for disks",
         ["replicated by", "most WAL kept, MB", "not confirmed, MB", "fsyncs a second: leader", "follower"],

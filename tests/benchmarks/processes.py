@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 import psutil
 import psycopg
 
+from tests.benchmarks.meanwhile import Meanwhile
 from tests.benchmarks.report import NoResult
 
 Processes = dict[str, list[int]]
@@ -24,24 +24,15 @@ _WALSENDERS = (
 )
 
 
-class Memory:
+class Memory(Meanwhile):
     """Highest resident memory, in MB, of some processes while the `with` lasts."""
 
     def __init__(self, processes: Mapping[str, Iterable[int]]) -> None:
+        super().__init__()
         self.peak_mb = dict.fromkeys(processes, 0.0)
         self._processes = {name: [psutil.Process(pid) for pid in pids] for name, pids in processes.items()}
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
 
-    def __enter__(self) -> Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
+    def _work(self) -> None:
         while True:
             for name, processes in self._processes.items():
                 with suppress(psutil.NoSuchProcess):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import asdict, dataclass
 
@@ -10,6 +9,7 @@ import psycopg
 
 from tests.benchmarks.engines import OURS, Ours
 from tests.benchmarks.figures import Spread, counted
+from tests.benchmarks.meanwhile import Meanwhile
 from tests.benchmarks.report import PROGRESS, Circumstances, NoResult, Report, Sheet
 from tests.benchmarks.servers import servers
 from tests.benchmarks.stage import FAILURES, Stage, staged
@@ -32,28 +32,19 @@ class Recovery:
     caught_up: float
 
 
-class Writer:
+class Writer(Meanwhile):
     """Commits a row after the other; `commits` are (when it had returned, id), in order."""
 
     def __init__(self, dsn: str) -> None:
+        super().__init__()
         self.commits: list[tuple[float, int]] = []
         self._dsn = dsn
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._write)
-
-    def __enter__(self) -> Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
 
     def newest(self, before: float) -> int:
         """The last row that was committed by then."""
         return next((number for at, number in reversed(self.commits) if at <= before), -1)
 
-    def _write(self) -> None:
+    def _work(self) -> None:
         with psycopg.connect(self._dsn, autocommit=True) as connection:
             number = 0
             while not self._done.wait(1 / ROWS_A_SECOND):

@@ -97,7 +97,7 @@ class Stage:
         samples = [(0.0, rows)] if progress else []
         checked = 0.0
         for follower in self.followers:
-            while not _asked(follower, shown):
+            while not asked(follower, shown):
                 passed = time.monotonic() - started
                 if passed > CATCH_UP_SECONDS:
                     raise NoResult(f"{self.engine.name} did not catch up in {CATCH_UP_SECONDS:.0f} s")
@@ -105,7 +105,7 @@ class Stage:
                     self.engine.check()
                     checked = passed
                 if progress and passed >= samples[-1][0] + _SAMPLE_SECONDS:
-                    samples.append((round(passed, 2), rows - _asked(follower, progress)))
+                    samples.append((round(passed, 2), rows - asked(follower, progress)))
                 time.sleep(_POLL_SECONDS)
         seconds = round(time.monotonic() - started, 3)
         return Wait(seconds, [*samples, (seconds, 0)] if progress else [])
@@ -128,8 +128,9 @@ class Stage:
         return None
 
 
-def _asked(follower: psycopg.Connection, query: str) -> int:
-    row = follower.execute(query.encode()).fetchone()
+def asked(connection: psycopg.Connection, query: str) -> int:
+    """The number that a query answers with; nothing is 0."""
+    row = connection.execute(query.encode()).fetchone()
     return int(row[0] or 0) if row else 0
 
 

@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 from cdc.local import KafkaServer
 from cdc.local.processes import wait_for
 from cdc.local.shared_memory import attached_by
+from tests.support.shared_memory import posix_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLLOWERS = ("eu-west", "ap-south")
@@ -163,7 +164,7 @@ def test_given_kafka_that_does_not_answer_is_told_in_one_line(demo: StartDemo, f
 
 
 def test_ctrl_c_while_servers_start_leaves_nothing(demo: StartDemo, folder: Path):
-    memory_before = shared_memory_files()
+    memory_before = posix_files()
     process = demo()
     until(process.stdout, "found ")
 
@@ -173,12 +174,8 @@ def test_ctrl_c_while_servers_start_leaves_nothing(demo: StartDemo, folder: Path
     assert processes_in(folder) == []
     assert list(folder.iterdir()) == []
     # Servers of other tests begin and end meanwhile, but memory that nobody uses is of none of them for long.
-    made = shared_memory_files() - memory_before
-    assert wait_for(lambda: made & shared_memory_files() <= attached_by(psutil.pids()).posix_files, seconds=10)
-
-
-def shared_memory_files() -> set[Path]:
-    return set(Path("/dev/shm").glob("PostgreSQL.*"))  # noqa: S108 - PostgreSQL's choice
+    made = posix_files() - memory_before
+    assert wait_for(lambda: made & posix_files() <= attached_by(psutil.pids()).posix_files, seconds=10)
 
 
 @pytest.mark.long

@@ -35,6 +35,7 @@ from cdc.local.processes import end_child, start_child, unprivileged_account, wa
 from cdc.local.tansu import TansuKafka, find_tansu
 from tests.fixtures.servers import OwnPostgres
 from tests.support.proxy import CUT, before_kafka
+from tests.support.shared_memory import posix_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUIET = {"log_level": 0}
@@ -98,7 +99,7 @@ class TestPostgres:
 
     @linux
     def test_closed_after_a_kill_leaves_no_shared_memory_and_no_folder(self):
-        before = set(Path("/dev/shm").glob("PostgreSQL.*"))  # noqa: S108 - PostgreSQL's choice
+        before = posix_files()
         server = PostgresServer(fsync=False).start()
         folder = server.data_dir.parent
         server.kill()
