@@ -46,7 +46,8 @@ SELECT current_setting('server_version'),
 """
 _SETTINGS = """
 SELECT name, current_setting(name) FROM pg_settings
-WHERE name IN ('max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'max_replication_slots', 'max_wal_senders')
+WHERE name IN ('max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'max_replication_slots', 'max_wal_senders',
+               'wal_sender_timeout')
 """
 _TABLES = f"""
 SELECT c.oid::bigint, n.nspname, c.relname,

@@ -1,5 +1,9 @@
 """What replication costs the leader: pgbench's rate with nobody, with a walsender for nobody, with each engine; the WAL
-that it keeps for them meanwhile, and how often both servers wait for their disk."""
+that it keeps for them meanwhile, and how often both servers wait for their disk.
+
+Where the leader has a CPU for itself, also with nobody while the others are busy: CPUs of one machine share caches and
+memory, and slow each other down, which those of two machines do not.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 import psycopg
 
-from tests.benchmarks.engines import NOBODY, WALSENDER
+from tests.benchmarks.engines import BUSY, NOBODY, WALSENDER
 from tests.benchmarks.figures import Spread, counted
 from tests.benchmarks.meanwhile import Meanwhile
 from tests.benchmarks.processes import Cpu, measured, on_cpus
@@ -68,7 +72,8 @@ def measure(engines: Sequence[str], runs: int, seconds: int) -> Report:
 def _of_place(
     place: str, engines: Sequence[str], own: Servers, runs: int, seconds: int, failures: list[str]
 ) -> Results:
-    results: Results = {engine: [] for engine in (NOBODY, WALSENDER, *engines)}
+    alone = (NOBODY, BUSY) if own.leader_cpus else (NOBODY,)
+    results: Results = {engine: [] for engine in (*alone, WALSENDER, *engines)}
     take_turns(f"leader {place}", list(results), runs, failures,
                lambda engine, run: results[engine].append(_run(engine, own, run, seconds)))  # fmt: skip
     return results
@@ -126,16 +131,22 @@ def _sheets(place: str, results: Results) -> list[Sheet]:
 
 def _rates(place: str, results: Results) -> Sheet:
     processes = measured(run.cpu_us for runs in results.values() for run in runs)
+    alone = {engine: Spread.of([run.rate for run in results[engine]]) for engine in (NOBODY, BUSY) if engine in results}
     sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can; by process, CPU us a transaction",
-                  ["replicated by", "transactions a second", "loss", "caught up, s later", *processes])  # fmt: skip
-    alone = [run.rate for run in results.get(NOBODY, [])]
+                  ["replicated by", "transactions a second", *(f"loss to {engine}" for engine in alone),
+                   "caught up, s later", *processes])  # fmt: skip
     for engine, runs in results.items():
         rate = Spread.of([run.rate for run in runs])
-        loss = f"{100 * (1 - rate.median / Spread.of(alone).median):.0f} %" if alone and engine != NOBODY else "-"
+        losses = ["-" if engine in (NOBODY, other) else _loss(rate, most) for other, most in alone.items()]
         waits = [run.catch_up_seconds for run in runs if run.catch_up_seconds is not None]
         late = Spread.of(waits).told(".1f") if waits else "-"
-        sheet.rows.append([engine, rate.told(",.0f"), loss, late, *_medians([run.cpu_us for run in runs], processes)])
+        cpu = _medians([run.cpu_us for run in runs], processes)
+        sheet.rows.append([engine, rate.told(",.0f"), *losses, late, *cpu])
     return sheet
+
+
+def _loss(rate: Spread, alone: Spread) -> str:
+    return f"{100 * (1 - rate.median / alone.median):.0f} %"
 
 
 def _disks(place: str, results: Results) -> Sheet:

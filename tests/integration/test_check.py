@@ -373,6 +373,8 @@ def test_settings_that_may_lose_the_slot(group: Pipeline, broken: Breaking, shar
     server = shared_servers.get("leader")
     with server_settings(server, idle_replication_slot_timeout="1d"):
         broken.sees("leader.idle_slot_timeout", "warning", "1d", "ALTER SYSTEM SET idle_replication_slot_timeout = 0")
+    with server_settings(server, wal_sender_timeout="0"):
+        broken.sees("leader.sender_timeout", "warning", "off", "ALTER SYSTEM SET wal_sender_timeout = '60s'")
     with server_settings(server, max_slot_wal_keep_size="10GB"):
         assert not [id for id, _ in problems(group) if id == "leader.slot_wal"]
     broken.sees_nothing()

@@ -27,7 +27,8 @@ from cdc.services.checks.report import check_group
 SERVER = LeaderFacts("shop", 180006, "logical", False, 5, 5, True, True, "UTF8", "cdc")
 NODE = NodeFacts(
     "us-east", SERVER, SystemFacts("7", 1, Lsn(0)), ("7", 1), "18.6", 0.0, 0.01,
-    {"max_replication_slots": "10", "max_wal_senders": "10", "max_slot_wal_keep_size": "10GB"}, {}, {}, frozenset(),
+    {"max_replication_slots": "10", "max_wal_senders": "10", "max_slot_wal_keep_size": "10GB",
+     "wal_sender_timeout": "1min"}, {}, {}, frozenset(),
     frozenset(), {}, CollationFacts("C / C", "c", None, ()), {"Europe/Paris": "1 2"}, 0, Leadership(None, False, None),
 )  # fmt: skip
 SLOT = SlotFacts("pgoutput", "shop", False, 17, "cdc capture", Lsn(1), Lsn(1), "reserved", None)

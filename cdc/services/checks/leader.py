@@ -284,6 +284,16 @@ def idle_slot_timeout(facts: LeaderNode, group: Group) -> Verdict:
     )
 
 
+@leader.check("sender_timeout", "without it the slot stays taken by a capture whose machine is gone, and a walsender "
+              "looks for an answer after every message")  # fmt: skip
+def sender_timeout(facts: LeaderNode, group: Group) -> Verdict:
+    """`wal_sender_timeout` is on"""
+    timeout = facts.node.settings["wal_sender_timeout"]
+    if timeout == "0":
+        return warning("off", "ALTER SYSTEM SET wal_sender_timeout = '60s'; SELECT pg_reload_conf()")
+    return ok(timeout)
+
+
 @leader.check("disk", "a slot that nobody reads keeps WAL until the disk of the leader is full")
 def disk(facts: LeaderNode, group: Group) -> Verdict:
     """no slot keeps much more WAL than the server would anyway; how much is free PostgreSQL does not tell"""

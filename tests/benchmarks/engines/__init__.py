@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tests.benchmarks.engines.busy import Busy
 from tests.benchmarks.engines.debezium import Debezium
 from tests.benchmarks.engines.discard import Discard
 from tests.benchmarks.engines.engine import Engine, Nobody
@@ -15,14 +16,15 @@ from tests.benchmarks.engines.native import Native
 from tests.benchmarks.engines.ours import Ours
 from tests.benchmarks.servers import Databases, Servers
 
-__all__ = ["NOBODY", "OURS", "PEERS", "WALSENDER", "Engine", "Ours", "engines_for", "running"]
+__all__ = ["BUSY", "NOBODY", "OURS", "PEERS", "WALSENDER", "Engine", "Ours", "engines_for", "running"]
 
 _ENGINES: dict[str, Callable[[Servers, Databases], Engine]] = {
-    kind.name: kind for kind in (Native, Ours, Debezium, Nobody, Discard)
+    kind.name: kind for kind in (Native, Ours, Debezium, Nobody, Busy, Discard)
 }
 PEERS = (Native.name, Debezium.name)
 OURS = Ours.name
 NOBODY = Nobody.name
+BUSY = Busy.name
 WALSENDER = Discard.name
 
 
