@@ -34,7 +34,9 @@ SIZE = 100
 MOST = 2**18
 """Of one read."""
 TIMEOUT = 5.0
-FAST, SLOW, ALONE = "0.5:0.00002", "0.5:0.002", "0.001:0.8"
+FAST, SLOW, ALONE = "1.5:0.00002", "0.5:0.002", "0.001:0.8"
+BY_TURNS = ("0.02:0.0001", "0.001:0.012")
+"""6,000 messages a second, as a leader sends them whose clients wait for each other: many, and none for a moment."""
 
 
 @contextmanager
@@ -83,6 +85,13 @@ def test_messages_that_come_fast_are_read_many_at_a_time():
         found = list(reads(reader))
     # Without it two or three.
     assert sum(messages for messages, *_ in found) > 10 * sum(calls for _, calls, _ in found)
+
+
+def test_a_steady_load_is_fast_though_it_stops_for_moments():
+    with sender(*BY_TURNS * 60) as reader:
+        found = list(reads(reader))
+    # Two, when the rate is taken over 20 ms.
+    assert sum(messages for messages, *_ in found) > 8 * sum(calls for _, calls, _ in found)
 
 
 def test_messages_that_come_one_by_one_are_not_held_back():
