@@ -22,7 +22,7 @@ SETTINGS = {
     "checkpoint_timeout": "30min",
 }
 """Of every PostgreSQL. A process that is held while a backlog is made must not be taken for dead; a walsender without
-any timeout looks for an answer after each message (`WalSndWriteData`), which costs it a seventh to a quarter."""
+any timeout looks for an answer after each message (`WalSndWriteData`), which is a tenth to a quarter of its work."""
 
 
 @dataclass(frozen=True)
