@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
+from cdc.local.processes import end_child, start_child
 from tests.benchmarks.engines.engine import Nobody
 from tests.benchmarks.servers import Databases, Servers
+
+_END_SECONDS = 10.0
 
 
 class Busy(Nobody):
@@ -21,9 +25,8 @@ class Busy(Nobody):
 
     def start(self) -> None:
         for _ in os.sched_getaffinity(0):
-            self._loops.append(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            self._loops.append(start_child([sys.executable, "-c", "while True: pass"]))
 
     def close(self) -> None:
         for loop in self._loops:
-            loop.kill()
-            loop.wait()
+            end_child(loop, signal.SIGKILL, _END_SECONDS)
