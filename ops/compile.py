@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-MODULES = ("cdc.log.whole_rows", "cdc.log.change_reader")
+MODULES = ("cdc.log.whole_rows", "cdc.log.change_reader", "connectors.postgres.copy_reader")
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -21,12 +21,12 @@ class CompileHook(BuildHookInterface[Any]):
         """An editable installation finds the module beside its source, a wheel carries it."""
         self._scratch = None if version == "editable" else Path(tempfile.mkdtemp())
         try:
-            built = compile_into(Path(self.root), self._scratch)
+            built = compile_into(Path(self.root), self._scratch or Path(self.root))
         except Exception as error:  # whatever a compiler that is missing or broken may raise
-            self.app.display_warning(f"{' and '.join(MODULES)} are not compiled, daemons will be slower: {error}")
+            self.app.display_warning(f"{', '.join(MODULES)} are not compiled, daemons will be slower: {error}")
             return
         if version != "editable":
-            build_data["force_include"] |= {str(module): f"cdc/log/{module.name}" for module in built}
+            build_data["force_include"] |= {str(self._scratch / module): str(module) for module in built}
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
 
@@ -35,8 +35,8 @@ class CompileHook(BuildHookInterface[Any]):
             shutil.rmtree(self._scratch)
 
 
-def compile_into(root: Path, folder: Path | None) -> list[Path]:
-    """The compiled modules, made in `folder`, or beside their sources."""
+def compile_into(root: Path, target: Path) -> list[Path]:
+    """The compiled modules, as their paths in `target`, which may be `root`."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
@@ -51,14 +51,18 @@ def compile_into(root: Path, folder: Path | None) -> list[Path]:
         command.build_temp, command.build_lib = scratch, scratch  # type: ignore[attr-defined]
         command.ensure_finalized()
         command.run()
-        return [_put(Path(output), folder or sources[0].parent) for output in command.get_outputs()]
+        modules = [Path(output).relative_to(scratch) for output in command.get_outputs()]
+        for module in modules:
+            _put(Path(scratch) / module, target / module)
+        return modules
 
 
-def _put(module: Path, folder: Path) -> Path:
+def _put(made: Path, module: Path) -> None:
     """In one step: a daemon that runs keeps the module that it has."""
-    beside = shutil.copy(module, folder / f".{module.name}.new")
-    return Path(beside).replace(folder / module.name)
+    module.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(made, module.with_name(f".{module.name}.new")).replace(module)
 
 
 if __name__ == "__main__":
-    print(*compile_into(Path(__file__).parents[1], None), sep="\n", file=sys.stderr)
+    root = Path(__file__).parents[1]
+    print(*compile_into(root, root), sep="\n", file=sys.stderr)

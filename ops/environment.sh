@@ -35,7 +35,7 @@ _is_done() {
 
 # By their times, as cdc/log/compiled.py judges what it may use.
 _sources_are_newer() {
-    [[ -n $(find "$project/cdc/log" \( -name '*.pyx' -o -name '*.pxd' \) -newer "$stamp") ]]
+    [[ -n $(find "$project/cdc" "$project/connectors" \( -name '*.pyx' -o -name '*.pxd' \) -newer "$stamp") ]]
 }
 
 _make_environment() {

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["HOW_ROWS_PASS", "ChangeReader", "WholeRows", "WholeTransactions"]
+__all__ = ["HOW_ROWS_PASS", "ChangeReader", "WholeRows", "WholeTransactions", "is_newest"]
 
 
-def _is_older(module: str) -> bool:
-    """All are made together."""
+def is_newest(module: str) -> bool:
+    """Whether no source in the folder of a compiled module is newer. All of a folder are made together."""
     folder = Path(module).parent
     made_at = Path(module).stat().st_mtime
-    return any(source.stat().st_mtime > made_at for source in (*folder.glob("*.pyx"), *folder.glob("*.pxd")))
+    return all(source.stat().st_mtime <= made_at for source in (*folder.glob("*.pyx"), *folder.glob("*.pxd")))
 
 
 try:
@@ -23,7 +23,7 @@ try:
     from cdc.log.whole_rows import WholeRows, WholeTransactions
 
     _remedy = (
-        "run ops/compile.py, the sources are newer than what is compiled" if _is_older(change_reader.__file__) else ""
+        "" if is_newest(change_reader.__file__) else "run ops/compile.py, the sources are newer than what is compiled"
     )
 except ImportError:
     _remedy = "install where a C compiler is"

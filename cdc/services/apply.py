@@ -9,7 +9,6 @@ How a window reaches the follower is in `replay.py`.
 
 from __future__ import annotations
 
-import gc
 import re
 import threading
 import time
@@ -53,7 +52,7 @@ from cdc.log.records import (
 )
 from cdc.log.runs import Run
 from cdc.log.sequences import SEQUENCES_PREFIX, sequence_values
-from cdc.memory import GIVE_BACK_SECONDS, give_back
+from cdc.memory import GIVE_BACK_SECONDS, collect_rarely, give_back
 from cdc.ports import LogReader, LogRecord, TablePlan, Target
 from cdc.protocol.lsn import Lsn
 from cdc.retry import at_most_every, run_with_retries
@@ -123,8 +122,7 @@ class ApplyService:
         self._meter = meter or ApplyMeter()
 
     def run(self, stop: StopToken) -> None:
-        gc.freeze()
-        gc.set_threshold(50_000, 50, 100)
+        collect_rarely()
         ended = threading.Event()
         watch = threading.Thread(target=self._interrupt_when_late, args=(stop, ended), name="stop", daemon=True)
         watch.start()

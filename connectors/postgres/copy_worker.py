@@ -20,6 +20,7 @@ from cdc.copy_ports import Build, Part
 from cdc.errors import CheckError, FencedError, TerminalError
 from cdc.events.table import TableId
 from connectors.postgres.connection import WatchedConnection, translated
+from connectors.postgres.copy_data import CopyData
 from connectors.postgres.copy_plan import CopyStatements
 from connectors.postgres.silence import connect_watched
 
@@ -155,20 +156,17 @@ def pipe(
 
 def _chunk(source: psycopg.Connection) -> Generator[Wait, Ready, tuple[int, bytes, bool]]:
     """Number of messages, what is in them, and whether it was the last."""
-    get = source.pgconn.get_copy_data
-    messages: list[bytes | memoryview] = []
-    append = messages.append
+    copied = CopyData(source.pgconn)
+    messages: list[bytes] = []
     size = 0
     while size < _CHUNK_BYTES:
-        count, data = get(1)
-        if count > 0:
-            append(data)
-            size += count
-        elif count == 0:
+        answer, taken = copied.take(messages, _CHUNK_BYTES - size)
+        size += taken
+        if answer == 0:
             while not (yield Wait.R):
                 pass
             source.pgconn.consume_input()
-        else:
+        elif answer < 0:
             result = (yield from fetch_many(source.pgconn))[0]
             if result.status != ExecStatus.COMMAND_OK:
                 raise error_from_result(result)

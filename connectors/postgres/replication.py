@@ -1,6 +1,6 @@
 """The replication connection: the only user of libpq's raw connection (psycopg has no replication API).
 
-HOT PATH: `read` hands on the bytes that libpq gives, one object a message.
+HOT PATH: `read` hands on the bytes that libpq gives, one object a message (`copy_data.py`).
 
 Once the stream has started, nothing here waits for the server for longer than the caller allows: reading waits
 on the socket, sending goes through libpq's own buffer.
@@ -24,6 +24,7 @@ from cdc.protocol.frames import KEEPALIVE_SIZE, StandbyStatusUpdate
 from cdc.protocol.lsn import Lsn
 from cdc.protocol.pgoutput import NOT_UTF8_REMEDY
 from connectors.postgres.connection import ANSWER_SECONDS, open_connection
+from connectors.postgres.copy_data import CopyData
 from connectors.postgres.errors import decoding_error, slot_error, translate
 from connectors.postgres.pace import Pace
 from connectors.postgres.silence import SilenceWatch
@@ -47,6 +48,7 @@ class ReplicationStream:
         except psycopg.Error as error:
             raise translate(error, where) from error
         self._conn = self._connection.pgconn
+        self._copied = CopyData(self._conn)
         self.backend_pid = self._conn.backend_pid
         self._pace = Pace(self._conn.socket)
 
@@ -87,26 +89,22 @@ class ReplicationStream:
         stream has ended.
         """
         frames: list[bytes] = []
-        append = frames.append
-        conn = self._conn
-        get = conn.get_copy_data
+        take = self._copied.take
         size, emptied = 0, False
         deadline = time.monotonic() + timeout
         try:
             if self._pace.gather():
-                conn.consume_input()
+                self._conn.consume_input()
             while size < max_bytes and len(frames) < _MAX_FRAMES:
-                count, data = get(1)
-                if count > 0:
-                    append(bytes(data))
-                    size += count
-                elif count < 0:
+                answer, taken = take(frames, max_bytes - size, _MAX_FRAMES - len(frames))
+                size += taken
+                if answer < 0:
                     raise self._ended()
-                elif self._pace.ready(0 if frames else max(0.0, deadline - time.monotonic())):
-                    conn.consume_input()
-                else:
-                    emptied = True
-                    break
+                if answer == 0:
+                    if not self._pace.ready(0 if frames else max(0.0, deadline - time.monotonic())):
+                        emptied = True
+                        break
+                    self._conn.consume_input()
         except psycopg.Error as error:
             raise self._translate(error) from error
         # Where a walsender falls asleep often, keepalives are half of all, which nobody needs to gather.

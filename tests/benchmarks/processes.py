@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -22,6 +22,8 @@ _FIND_SECONDS = 60.0
 _WALSENDERS = (
     "SELECT active_pid FROM pg_replication_slots WHERE database = current_database() AND active_pid IS NOT NULL"
 )
+_AT_REST = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(%s) AND wait_event ILIKE 'walsender%%'"
+"""Events of waiting for WAL, for a client's answer or for room in its socket: no lock is held there."""
 
 
 class Memory(Meanwhile):
@@ -87,17 +89,36 @@ def measured(figures: Iterable[Mapping[str, object]]) -> list[str]:
 
 
 @contextmanager
-def held(pids: Iterable[int]) -> Iterator[None]:
-    """They do nothing while the `with` lasts."""
-    pids = list(pids)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+def held(walsenders: Sequence[int], dsn: str) -> Iterator[None]:
+    """They send nothing while the `with` lasts.
+
+    Stopped where they wait for something: one that was stopped while it saved its slot holds a lock that checkpoints
+    take.
+    """
     try:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            deadline = time.monotonic() + _FIND_SECONDS
+            while not _stopped_at_rest(connection, walsenders):
+                _signal(walsenders, signal.SIGCONT)
+                if time.monotonic() > deadline:
+                    raise NoResult("walsenders were never at rest, so that they could not be held")
+                time.sleep(0.05)
         yield
     finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        _signal(walsenders, signal.SIGCONT)
+
+
+def _stopped_at_rest(connection: psycopg.Connection, walsenders: Sequence[int]) -> bool:
+    """A stopped process goes on being seen as what it was at that moment."""
+    _signal(walsenders, signal.SIGSTOP)
+    row = connection.execute(_AT_REST, [list(walsenders)]).fetchone()
+    return row == (len(walsenders),)
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 @contextmanager

@@ -29,7 +29,6 @@ FAILURES = (NoResult, CdcError, psycopg.Error, KafkaException, subprocess.Subpro
 _POLL_SECONDS = 0.01
 _SAMPLE_SECONDS = 0.1
 _CHECK_SECONDS = 5.0
-_CHECKPOINT_SECONDS = 120
 _COMPARE_SECONDS = 60.0
 _CONTENTS = "SELECT count(*), sum(hashtext(t::text)::bigint) FROM {} t"
 _TABLES = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
@@ -79,7 +78,7 @@ class Stage:
         with self.engine.held():
             in_log = self.engine.log_bytes()
             shown = load()
-            self._checkpoint()
+            self.leader.connection.execute("CHECKPOINT")
             cpu = Cpu(working)
             started = time.perf_counter()
         with Memory(daemons) as memory:
@@ -91,12 +90,6 @@ class Stage:
             rows, round(seconds, 3), spent, {name: round(size) for name, size in memory.peak_mb.items()},
             None if in_log is None or now_in_log is None else round((now_in_log - in_log) / rows, 1), waited.lag,
         )  # fmt: skip
-
-    def _checkpoint(self) -> None:
-        """Not for ever: a walsender that was held while it saved its slot keeps a lock that a checkpoint takes."""
-        self.leader.connection.execute(f"SET statement_timeout = '{_CHECKPOINT_SECONDS}s'".encode())
-        self.leader.connection.execute("CHECKPOINT")
-        self.leader.connection.execute("RESET statement_timeout")
 
     def wait_for(self, shown: str, rows: int = 0, progress: str | None = None) -> Wait:
         """Until all followers show it. The samples are of the last one."""

@@ -49,7 +49,7 @@ class Engine(ABC):
         reading into its queues.
         """
         walsenders = self.helpers()["walsender"]
-        with processes.held(walsenders):
+        with processes.held(walsenders, self.databases.leader):
             yield
             if self.helpers()["walsender"] != walsenders:
                 raise NoResult(f"{self.name} connected anew while it was held: the load took too long")
