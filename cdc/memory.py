@@ -17,16 +17,17 @@ GIVE_BACK_SECONDS = 5.0
 _libc = ctypes.CDLL(None)
 _M_TRIM_THRESHOLD = -1  # of glibc's malloc.h, with mallopt(3)
 _M_MMAP_THRESHOLD = -3
-_KEPT_BYTES = 32 * 2**20
+_KEPT_BYTES = 8 * 2**20
 _MAPPED_BYTES = 4 * 2**20
 """Larger pieces are the system's again as soon as they are freed."""
 
 
 def keep_while_busy() -> None:
-    """What is freed at the end of an arena, up to 32 MB each, stays with the process until `give_back`.
+    """What is freed at the end of an arena stays with the process up to 8 MB each, and no more.
 
-    By default that is 128 kB, so that a thread of the Kafka client gave a batch of some hundred kB back and got it anew
-    again and again: a fifth of capture's CPU went into pages that the kernel cleared.
+    glibc begins with 128 kB, so that a thread of the Kafka client gave a batch of some hundred kB back and got it anew
+    again and again: a fifth of capture's CPU went into pages that the kernel cleared. And it learns from large pieces
+    to keep up to 64 MB, which nothing gives back: malloc_trim takes the end of the first arena only.
     """
     if hasattr(_libc, "mallopt"):
         _libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
@@ -35,12 +36,13 @@ def keep_while_busy() -> None:
 
 def give_back() -> None:
     """Takes some milliseconds for 100 MB: call it where nothing is urgent."""
+    gc.collect()
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def collect_rarely() -> None:
-    """For a daemon that begins its work: what there is stays, and rows are no cycles, so the garbage collector finds
-    nothing in them, however often it looks."""
+    """For a daemon that begins its work: what there is stays, and rows are no cycles. A session that has failed may be
+    one, with all that it had under way; `give_back` finds it."""
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
