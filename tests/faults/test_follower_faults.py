@@ -105,8 +105,9 @@ def test_a_postmaster_that_is_killed_in_the_middle_of_a_batch_leaves_no_part_of_
     with under_load(pipeline):
         with suppress(psycopg.OperationalError), psycopg.connect(dsn, options=WRITABLE) as keeper:
             before = pipeline.position()
-            # The applier commits asynchronously (decision 0007): this commit flushes what it had committed before.
-            keeper.execute("SELECT pg_current_xact_id()")
+            # The applier commits asynchronously (decision 0007): this commit flushes what it had committed before. One
+            # without a record of its own in the WAL would not.
+            keeper.execute("SELECT pg_logical_emit_message(true, 'test', '')")
             keeper.commit()
             keeper.execute("SELECT FROM counter FOR UPDATE")
             # More than one piece: its ledger rows are written when the applier comes to the locked counter.
