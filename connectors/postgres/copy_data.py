@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from functools import cache
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
 
 from psycopg.pq import PGconn, abc
 
@@ -17,17 +18,8 @@ from cdc.log.compiled import is_newest
 
 try:
     from connectors.postgres import copy_reader
-
-    _compiled = copy_reader.read if is_newest(copy_reader.__file__) else None
 except ImportError:
-    _compiled = None
-
-
-class _Libpq(NamedTuple):
-    """The addresses of two of its functions."""
-
-    get_copy_data: int
-    free_mem: int
+    copy_reader = None  # type: ignore[assignment]
 
 
 class CopyData:
@@ -35,7 +27,7 @@ class CopyData:
 
     def __init__(self, connection: abc.PGconn) -> None:
         self._connection = connection
-        self._libpq = _find_libpq() if _compiled else None
+        self._read = _compiled_read()
 
     def take(self, messages: list[bytes], most_bytes: int, most: int = sys.maxsize) -> tuple[int, int]:
         """Append the messages that have arrived, until there are about `most_bytes` or `most`.
@@ -45,9 +37,9 @@ class CopyData:
         """
         # None when it is closed. Every implementation of psycopg's has it, its protocol does not name it.
         pointer: int | None = getattr(self._connection, "pgconn_ptr", None)
-        if _compiled is None or self._libpq is None or not pointer:
+        if self._read is None or not pointer:
             return self._take_each(messages, most_bytes, most)
-        size, taken = _compiled(pointer, self._libpq.get_copy_data, self._libpq.free_mem, messages, most_bytes, most)
+        size, taken = self._read(pointer, messages, most_bytes, most)
         # An error is told again by libpq, and then in psycopg's words.
         return (size, taken) if size > -2 else self._take_each(messages, 1, 1)
 
@@ -65,12 +57,14 @@ class CopyData:
 
 
 @cache
-def _find_libpq() -> _Libpq | None:
-    """As seen from psycopg's compiled module, so that it is the libpq that this one is linked with. None for psycopg's
-    implementation in Python."""
+def _compiled_read() -> Callable[[int, list[bytes], int, int], tuple[int, int]] | None:
+    """The compiled loop, bound to functions of libpq as seen from psycopg's compiled module, so that it is the libpq
+    that this one is linked with. None where nothing was compiled, and for psycopg's implementation in Python."""
+    if copy_reader is None or not is_newest(copy_reader.__file__):
+        return None
     try:
         seen = ctypes.CDLL(sys.modules[PGconn.__module__].__file__)
-        return _Libpq(_address(seen.PQgetCopyData), _address(seen.PQfreemem))
+        return partial(copy_reader.read, _address(seen.PQgetCopyData), _address(seen.PQfreemem))
     except (OSError, AttributeError):
         return None
 

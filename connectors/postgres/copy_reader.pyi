@@ -1,3 +1,3 @@
 def read(
-    connection: int, get_copy_data: int, free_mem: int, messages: list[bytes], most_bytes: int, most: int
+    get_copy_data: int, free_mem: int, connection: int, messages: list[bytes], most_bytes: int, most: int
 ) -> tuple[int, int]: ...

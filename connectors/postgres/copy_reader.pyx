@@ -11,7 +11,7 @@ ctypedef int (*GetCopyData)(void* connection, char** message, int is_async) noex
 ctypedef void (*FreeMem)(void* message) noexcept
 
 
-def read(size_t connection, size_t get_copy_data, size_t free_mem, list messages not None, Py_ssize_t most_bytes,
+def read(size_t get_copy_data, size_t free_mem, size_t connection, list messages not None, Py_ssize_t most_bytes,
          Py_ssize_t most):
     """Append messages until there are `most_bytes` or `most`. What PQgetCopyData answered last - the size of a message, 0
     when there is no whole one now, -1 after the last, -2 for an error - and how many bytes were appended."""

@@ -11,8 +11,10 @@ from contextlib import contextmanager, suppress
 import psutil
 import psycopg
 
+from cdc.local.processes import wait_for
 from tests.benchmarks.meanwhile import Meanwhile
 from tests.benchmarks.report import NoResult
+from tests.support.pausing import send
 
 Processes = dict[str, list[int]]
 """Ids of processes by what they do."""
@@ -97,28 +99,21 @@ def held(walsenders: Sequence[int], dsn: str) -> Iterator[None]:
     """
     try:
         with psycopg.connect(dsn, autocommit=True) as connection:
-            deadline = time.monotonic() + _FIND_SECONDS
-            while not _stopped_at_rest(connection, walsenders):
-                _signal(walsenders, signal.SIGCONT)
-                if time.monotonic() > deadline:
-                    raise NoResult("walsenders were never at rest, so that they could not be held")
-                time.sleep(0.05)
+            if not wait_for(lambda: _stop_at_rest(connection, walsenders), seconds=_FIND_SECONDS):
+                raise NoResult("walsenders were never at rest, so that they could not be held")
         yield
     finally:
-        _signal(walsenders, signal.SIGCONT)
+        send(signal.SIGCONT, walsenders)
 
 
-def _stopped_at_rest(connection: psycopg.Connection, walsenders: Sequence[int]) -> bool:
-    """A stopped process goes on being seen as what it was at that moment."""
-    _signal(walsenders, signal.SIGSTOP)
-    row = connection.execute(_AT_REST, [list(walsenders)]).fetchone()
-    return row == (len(walsenders),)
-
-
-def _signal(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
+def _stop_at_rest(connection: psycopg.Connection, walsenders: Sequence[int]) -> bool:
+    """Whether they stand still now, which is only when all of them waited: a stopped process goes on being seen as what
+    it was at that moment."""
+    send(signal.SIGSTOP, walsenders)
+    at_rest = connection.execute(_AT_REST, [list(walsenders)]).fetchone() == (len(walsenders),)
+    if not at_rest:
+        send(signal.SIGCONT, walsenders)
+    return at_rest
 
 
 @contextmanager

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 import psutil
 import psycopg
@@ -19,6 +18,7 @@ from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import durable_kafka
 from tests.support.bank import BANK, Bank, BankWatch, a_moment
 from tests.support.log import names, read_log, whole
+from tests.support.pausing import send
 from tests.support.pipeline import FOLLOWER, Pipeline
 from tests.support.watched import APPLY, DAEMONS, wait_until_apply_waits_for_a_lock
 
@@ -63,17 +63,11 @@ def goes_on(pipeline: Pipeline) -> None:
 
 @contextmanager
 def paused(pids: list[int]) -> Iterator[None]:
-    _send(signal.SIGSTOP, pids)
+    send(signal.SIGSTOP, pids)
     try:
         yield
     finally:
-        _send(signal.SIGCONT, pids)
-
-
-def _send(number: signal.Signals, pids: list[int]) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):  # workers of a server come and go
-            os.kill(pid, number)
+        send(signal.SIGCONT, pids)
 
 
 def family(server: PostgresServer) -> list[int]:

@@ -21,8 +21,8 @@ COPY = f"COPY (SELECT n, repeat('é', n % 700) FROM generate_series(1, {ROWS}) A
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     way: str = request.param
     if way == "psycopg":
-        monkeypatch.setattr(copy_data, "_compiled", None)
-    elif not copy_data._compiled:
+        monkeypatch.setattr(copy_data, "_compiled_read", lambda: None)
+    elif copy_data._compiled_read() is None:
         pytest.skip("connectors.postgres.copy_reader is not compiled here")
     return way
 

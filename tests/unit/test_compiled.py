@@ -15,7 +15,12 @@ change_reader = pytest.importorskip("cdc.log.change_reader", reason="cdc.log.cha
 
 
 def how_rows_pass(root: Path) -> str:
-    code = "from cdc.log.compiled import ChangeReader, HOW_ROWS_PASS; print(ChangeReader is None, HOW_ROWS_PASS)"
+    return told(
+        root, "from cdc.log.compiled import ChangeReader, HOW_ROWS_PASS; print(ChangeReader is None, HOW_ROWS_PASS)"
+    )
+
+
+def told(root: Path, code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=60
     )
@@ -25,10 +30,11 @@ def how_rows_pass(root: Path) -> str:
 @pytest.fixture
 def log_folder(tmp_path: Path) -> Path:
     """Of a copy of the project, compiled just now."""
-    beside = Path(change_reader.__file__).parents[1]
-    shutil.copytree(beside, tmp_path / "cdc", ignore=shutil.ignore_patterns("__pycache__"))
+    beside = Path(change_reader.__file__).parents[2]
+    for package in ("cdc", "connectors"):
+        shutil.copytree(beside / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     folder = tmp_path / "cdc" / "log"
-    for module in folder.glob("*.so"):
+    for module in tmp_path.rglob("*.so"):
         os.utime(module, (time.time() + 1, time.time() + 1))
     return folder
 
@@ -54,3 +60,12 @@ def test_an_installation_has_no_sources_and_uses_what_came_with_it(log_folder: P
     for source in (*log_folder.glob("*.pyx"), *log_folder.glob("*.pxd")):
         source.unlink()
     assert how_rows_pass(log_folder.parents[1]) == "False compiled"
+
+
+def test_a_reader_of_copies_that_is_older_than_its_source_is_not_used(log_folder: Path):
+    root = log_folder.parents[1]
+    code = "from connectors.postgres.copy_data import _compiled_read; print(_compiled_read() is None)"
+    assert told(root, code) == "False"
+    later = time.time() + 10
+    os.utime(root / "connectors" / "postgres" / "copy_reader.pyx", (later, later))
+    assert told(root, code) == "True"
