@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -18,9 +20,9 @@ from connectors.postgres.pace import Pace
 
 SENDER = """
 import socket, struct, sys, time
-link = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+link = socket.create_connection(("127.0.0.1", int(sys.argv[2])), source_address=(sys.argv[1], 0))
 link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-for phase in sys.argv[2:]:
+for phase in sys.argv[3:]:
     seconds, pause = map(float, phase.split(":"))
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -37,15 +39,18 @@ SIZE = 100
 MOST = 2**18
 """Of one read."""
 TIMEOUT = 5.0
+NEAR, FAR = "127.0.0.1", "127.0.0.2"
+"""Where its sender is, to a reader at 127.0.0.1: in the same machine, or, as it seems, in another."""
+WAYS = pytest.mark.parametrize("sender_at", [NEAR, FAR])
 FAST, SLOW, ALONE = "2.5:0.00002", "0.5:0.002", "0.001:0.8"
 
 
 @contextmanager
-def sender(*phases: str) -> Iterator[socket.socket]:
+def sender(sender_at: str, *phases: str) -> Iterator[socket.socket]:
     """The reader's end of its connection."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        subprocess.Popen([sys.executable, "-c", SENDER, str(server.getsockname()[1]), *phases]),
+        subprocess.Popen([sys.executable, "-c", SENDER, sender_at, str(server.getsockname()[1]), *phases]),
         server.accept()[0] as reader,
     ):
         reader.setblocking(False)
@@ -81,11 +86,23 @@ def reads(reader: socket.socket) -> Iterator[tuple[int, int, float]]:
         pace.close()
 
 
-def test_messages_that_come_fast_are_read_many_at_a_time():
-    with sender(FAST) as reader:
+@WAYS
+def test_messages_that_come_fast_are_read_many_at_a_time(sender_at: str):
+    with sender(sender_at, FAST) as reader:
         found = list(reads(reader))
     # Without it two or three.
     assert sum(messages for messages, *_ in found) > 10 * sum(calls for _, calls, _ in found)
+
+
+@pytest.mark.parametrize(("sender_at", "least", "most"), [(NEAR, 1, 2**18), (FAR, 2**19, 2**21)])
+def test_in_one_machine_most_of_what_waits_is_at_the_senders_end(sender_at: str, least: int, most: int):
+    """Where its kernel makes one packet of many messages."""
+    with sender(sender_at, FAST) as reader, closing(Pace(reader.fileno())):
+        reader.setblocking(True)
+        reader.recv(1, socket.MSG_PEEK)
+        time.sleep(1.0)  # 20,000 messages
+        waiting = struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))[0]
+    assert least <= waiting <= most
 
 
 def test_a_steady_load_is_fast_though_it_stops_for_moments(monkeypatch: pytest.MonkeyPatch):
@@ -103,14 +120,16 @@ def test_a_steady_load_is_fast_though_it_stops_for_moments(monkeypatch: pytest.M
     assert all(gathers[15:])
 
 
-def test_messages_that_come_one_by_one_are_not_held_back():
-    with sender(SLOW) as reader:
+@WAYS
+def test_messages_that_come_one_by_one_are_not_held_back(sender_at: str):
+    with sender(sender_at, SLOW) as reader:
         found = list(reads(reader))
     assert median(messages for messages, *_ in found) == 1
     assert median(late for *_, late in found) < 0.01
 
 
-def test_one_that_comes_after_many_is_not_held_back():
-    with sender(*[FAST, ALONE, ALONE, FAST]) as reader:
+@WAYS
+def test_one_that_comes_after_many_is_not_held_back(sender_at: str):
+    with sender(sender_at, *[FAST, ALONE, ALONE, FAST]) as reader:
         found = list(reads(reader))
     assert max(late for *_, late in found) < 0.5
