@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -77,8 +78,8 @@ def page(reports: Sequence[Report]) -> str:
     facts = reports[0].facts
     machine, servers = facts["machine"], ", ".join(facts["servers"])
     about = (
-        f"Commit `{facts['commit']}`; {machine['processor']}, {machine['cpus']} CPUs, {machine['memory_gb']} GB; "
-        f"{servers}, Python {machine['python']}; {_runs(facts['runs'])}."
+        f"Commit `{facts['commit']}`; {machine['processor']}, {machine['cpus']} CPUs, {machine['memory_gb']} GB, "
+        f"TCP by {machine['congestion_control']}; {servers}, Python {machine['python']}; {_runs(facts['runs'])}."
     )
     loads = ", ".join(
         f"{report.name} {report.facts['load_before']} and {report.facts['stolen_percent']} %" for report in reports
@@ -121,7 +122,16 @@ def _machine() -> dict[str, object]:
         "cpus": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30),
         "python": platform.python_version(),
+        "congestion_control": _congestion_control(),
     }
+
+
+def _congestion_control() -> str | None:
+    """Of TCP within the machine; it decides when a walsender's messages leave (ops/decisions/0016)."""
+    if not hasattr(socket, "TCP_CONGESTION"):
+        return None
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as link:
+        return link.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).split(b"\0")[0].decode()
 
 
 def _commit() -> str:
