@@ -5,14 +5,13 @@ messages a second this costs both of them more than the messages do, and every s
 nearly twice the CPU a row in the whole pipeline (ops/decisions/0016-messages-gather-where-they-come-fast.md). So a
 reader who has taken everything lets some come together first, for a time that nobody notices at such a rate.
 
-Where they come together depends on the way to the server. Within one machine that is the server's end: its kernel adds
-a message to those that wait there, while one that finds room at the reader's end is a packet, which costs as much
+Where they come together depends on the way to the server. By the loopback device it is the server's end: its kernel
+adds a message to those that wait there, while one that finds room at the reader's end is a packet, which costs as much
 again. From another machine it is the reader's end, since what waits at the other is a round trip away.
 """
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import time
@@ -21,26 +20,30 @@ _MANY_A_SECOND = 5_000.0
 _RATE_SECONDS = 0.1
 """Over which the rate is taken. Much shorter, a steady load near the limit is by turns fast and not."""
 _GATHER_SECONDS = 0.02
-_NEAR_LEAST_BYTES, _FAR_LEAST_BYTES = 8 * 1024, 64 * 1024
-"""What is worth a read of its own while messages come fast."""
-_NEAR_ROOM_BYTES, _FAR_ROOM_BYTES = 64 * 1024, 1024 * 1024
-"""Of the socket's buffer: little, so that most waits at the server's end (with less than the loopback device's largest
-packet, 64 kB, a sender may wait for more); or much, so that the server goes on while what is there is worked on."""
+_GATHER_BYTES = 64 * 1024
+_PIECE_BYTES = 8 * 1024
+"""What comes while it reads would be read message by message."""
+_ROOM_BYTES = 1024 * 1024
+"""Of the socket's buffer, so that the server goes on while what is there is worked on."""
+_LOOPBACK_ROOM_BYTES = 64 * 1024
+"""As much as a packet of that device may have. With much less, a sender waits until there is more."""
+_LARGEST_FRAME = 9_216
+"""Of any other device."""
 
 
 class Pace:
     """Of the reads of one connection. Not thread-safe."""
 
     def __init__(self, socket_number: int) -> None:
-        self._socket = socket.socket(fileno=os.dup(socket_number))
+        self._socket = socket.fromfd(socket_number, socket.AF_UNSPEC, socket.SOCK_STREAM)
         self._poll = select.poll()
         self._poll.register(socket_number, select.POLLIN)
         self._since = self._read_at = time.monotonic()
         self._messages = 0
         self._fast = self._emptied = self._gathers = False
-        self._near = _within_one_machine(self._socket)
-        if self._near:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _NEAR_ROOM_BYTES)
+        self._loopback = _by_loopback(self._socket)
+        if self._loopback:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_ROOM_BYTES)
         else:
             self._make_room()
 
@@ -50,18 +53,17 @@ class Pace:
         if not self._fast:
             return False
         left = max(self._read_at + _GATHER_SECONDS - time.monotonic(), 0.0) if self._emptied else 0.0
-        self._gathers = True
-        if self._near:
+        if self._loopback:
             time.sleep(left)
-            self._wake_at(_NEAR_LEAST_BYTES)
-        else:
-            self._wake_at(_FAR_LEAST_BYTES)
-            self._poll.poll(left * 1000)
+            return True
+        self._gathers = True
+        self._wake_at(_GATHER_BYTES)
+        self._poll.poll(left * 1000)
+        self._wake_at(_PIECE_BYTES)
         return True
 
     def ready(self, timeout: float) -> bool:
-        """Whether there is something to read within so many seconds. With none, little is nothing while it gathers:
-        what comes during a read would be read piece by piece."""
+        """Whether there is something to read within so many seconds. With none, little is nothing while it gathers."""
         if self._gathers and timeout > 0:
             self._gather_no_more()
         return bool(self._poll.poll(timeout * 1000))
@@ -83,7 +85,7 @@ class Pace:
     def _make_room(self) -> None:
         """A low-water mark enlarges the buffer for itself, for good, and the kernel still enlarges it as it sees fit
         (who sets SO_RCVBUF takes that away)."""
-        self._wake_at(_FAR_ROOM_BYTES)
+        self._wake_at(_ROOM_BYTES)
         self._wake_at(1)
 
     def _gather_no_more(self) -> None:
@@ -95,9 +97,9 @@ class Pace:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
 
-def _within_one_machine(link: socket.socket) -> bool:
-    """By TCP: a Unix socket holds some 300 messages, after which the server stands still."""
+def _by_loopback(link: socket.socket) -> bool:
+    """By the size of its packets: an address of this machine may be forwarded to another one."""
     try:
-        return link.family != socket.AF_UNIX and link.getpeername()[0] == link.getsockname()[0]
-    except OSError:  # the connection has ended, which its first use tells
+        return link.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) > _LARGEST_FRAME
+    except OSError:  # of a Unix socket
         return False

@@ -79,7 +79,8 @@ def page(reports: Sequence[Report]) -> str:
     machine, servers = facts["machine"], ", ".join(facts["servers"])
     about = (
         f"Commit `{facts['commit']}`; {machine['processor']}, {machine['cpus']} CPUs, {machine['memory_gb']} GB, "
-        f"TCP by {machine['congestion_control']}; {servers}, Python {machine['python']}; {_runs(facts['runs'])}."
+        f"congestion control {machine['congestion_control']}; "
+        f"{servers}, Python {machine['python']}; {_runs(facts['runs'])}."
     )
     loads = ", ".join(
         f"{report.name} {report.facts['load_before']} and {report.facts['stolen_percent']} %" for report in reports
@@ -126,10 +127,10 @@ def _machine() -> dict[str, object]:
     }
 
 
-def _congestion_control() -> str | None:
+def _congestion_control() -> str:
     """Of TCP within the machine; it decides when a walsender's messages leave (ops/decisions/0016)."""
     if not hasattr(socket, "TCP_CONGESTION"):
-        return None
+        return "unknown"
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as link:
         return link.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).split(b"\0")[0].decode()
 
