@@ -2,8 +2,8 @@
 
 HOT PATH: `read` hands on the bytes that libpq gives, one object a message (`copy_data.py`).
 
-Once the stream has started, nothing here waits for the server for longer than the caller allows: reading waits
-on the socket, sending goes through libpq's own buffer.
+Once the stream has started, nothing here waits for the server for longer than the caller allows, but for 20 ms where
+messages come fast (`pace.py`): reading waits on the socket, sending goes through libpq's own buffer.
 """
 
 from __future__ import annotations
