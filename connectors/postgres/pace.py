@@ -34,14 +34,15 @@ _LARGEST_FRAME = 9_216
 class Pace:
     """Of the reads of one connection. Not thread-safe."""
 
-    def __init__(self, socket_number: int) -> None:
+    def __init__(self, socket_number: int, encrypted: bool = False) -> None:
+        """Of an `encrypted` one libpq takes a message at a time, with which little room never opens fast enough."""
         self._socket = socket.fromfd(socket_number, socket.AF_UNSPEC, socket.SOCK_STREAM)
         self._poll = select.poll()
         self._poll.register(socket_number, select.POLLIN)
         self._since = self._read_at = time.monotonic()
         self._messages = 0
         self._fast = self._emptied = self._gathers = False
-        self._loopback = _by_loopback(self._socket)
+        self._loopback = not encrypted and _by_loopback(self._socket)
         if self._loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_ROOM_BYTES)
         else:

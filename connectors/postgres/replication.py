@@ -50,7 +50,7 @@ class ReplicationStream:
         self._conn = self._connection.pgconn
         self._copied = CopyData(self._conn)
         self.backend_pid = self._conn.backend_pid
-        self._pace = Pace(self._conn.socket)
+        self._pace = Pace(self._conn.socket, self._conn.ssl_in_use)
 
     def __enter__(self) -> Self:
         return self

@@ -132,6 +132,13 @@ def test_it_sleeps_for_what_is_left_of_its_time_where_all_was_read(monkeypatch: 
     assert slept == pytest.approx([0.015, 0.0, 0.0])
 
 
+def test_an_encrypted_connection_has_much_room():
+    with sender(LOOPBACK, ALONE) as reader:
+        for encrypted, much in [(True, True), (False, False)]:
+            with closing(Pace(reader.fileno(), encrypted)):
+                assert (reader.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > MOST) == much
+
+
 def test_a_steady_load_is_fast_though_it_stops_for_moments(monkeypatch: pytest.MonkeyPatch):
     """6,000 messages a second from a leader whose clients wait for each other. By a clock of its own: how many come in
     a moment depends on the machine."""
