@@ -1,7 +1,8 @@
 """HOT PATH: the messages of a COPY, as many as have arrived.
 
 psycopg hands on each with three objects around it, which takes eight times as long as the message itself. Compiled
-(`copy_reader.pyx`), the loop calls the libpq that psycopg is linked with.
+(`copy_reader.pyx`), the loop calls the libpq that psycopg is linked with. Of an encrypted connection libpq takes a
+message at a time, so the loop asks it for more until there is nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class CopyData:
         self._read = _compiled_read()
 
     def take(self, messages: list[bytes], most_bytes: int, most: int = sys.maxsize) -> tuple[int, int]:
-        """Append the messages that have arrived, until there are about `most_bytes` or `most`.
+        """Read from the connection and append the messages that have arrived, until there are about `most_bytes` or
+        `most`. Waits for nothing.
 
         Returns a positive number when that ended it, 0 when there is no more at the moment, -1 after the final message;
         and how many bytes were appended. Raises psycopg.OperationalError.
@@ -45,11 +47,16 @@ class CopyData:
 
     def _take_each(self, messages: list[bytes], most_bytes: int, most: int) -> tuple[int, int]:
         get = self._connection.get_copy_data
-        size, taken = 1, 0
+        size, taken, consumed = 1, 0, False
         while taken < most_bytes and most > 0:
             size, data = get(1)
+            if size == 0 and not consumed:
+                self._connection.consume_input()
+                consumed = True
+                continue
             if size <= 0:
                 break
+            consumed = False
             messages.append(bytes(data))
             taken += size
             most -= 1
@@ -64,9 +71,10 @@ def _compiled_read() -> Callable[[int, list[bytes], int, int], tuple[int, int]] 
         return None
     try:
         seen = ctypes.CDLL(sys.modules[PGconn.__module__].__file__)
-        return partial(copy_reader.read, _address(seen.PQgetCopyData), _address(seen.PQfreemem))
+        get, free, consume = map(_address, (seen.PQgetCopyData, seen.PQfreemem, seen.PQconsumeInput))
     except (OSError, AttributeError):
         return None
+    return partial(copy_reader.read, get, free, consume)
 
 
 def _address(function: Any) -> int:

@@ -165,7 +165,6 @@ def _chunk(source: psycopg.Connection) -> Generator[Wait, Ready, tuple[int, byte
         if answer == 0:
             while not (yield Wait.R):
                 pass
-            source.pgconn.consume_input()
         elif answer < 0:
             result = (yield from fetch_many(source.pgconn))[0]
             if result.status != ExecStatus.COMMAND_OK:

@@ -21,8 +21,6 @@ _RATE_SECONDS = 0.1
 """Over which the rate is taken. Much shorter, a steady load near the limit is by turns fast and not."""
 _GATHER_SECONDS = 0.02
 _GATHER_BYTES = 64 * 1024
-_PIECE_BYTES = 8 * 1024
-"""What comes while it reads would be read message by message."""
 _ROOM_BYTES = 1024 * 1024
 """Of the socket's buffer, so that the server goes on while what is there is worked on."""
 _LOOPBACK_ROOM_BYTES = 64 * 1024
@@ -34,45 +32,38 @@ _LARGEST_FRAME = 9_216
 class Pace:
     """Of the reads of one connection. Not thread-safe."""
 
-    def __init__(self, socket_number: int, encrypted: bool = False) -> None:
-        """Of an `encrypted` one libpq takes a message at a time, with which little room never opens fast enough."""
+    def __init__(self, socket_number: int) -> None:
         self._socket = socket.fromfd(socket_number, socket.AF_UNSPEC, socket.SOCK_STREAM)
         self._poll = select.poll()
         self._poll.register(socket_number, select.POLLIN)
         self._since = self._read_at = time.monotonic()
         self._messages = 0
-        self._fast = self._emptied = self._gathers = False
-        self._loopback = not encrypted and _by_loopback(self._socket)
+        self._fast = self._emptied = False
+        self._loopback = _by_loopback(self._socket)
         if self._loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_ROOM_BYTES)
         else:
             self._make_room()
 
-    def gather(self) -> bool:
+    def gather(self) -> None:
         """Before a read: where messages come fast, and none are left, wait until much is there, some milliseconds at
-        most. Whether they come fast."""
-        if not self._fast:
-            return False
-        left = max(self._read_at + _GATHER_SECONDS - time.monotonic(), 0.0) if self._emptied else 0.0
+        most."""
+        if not self._fast or not self._emptied:
+            return
+        left = max(self._read_at + _GATHER_SECONDS - time.monotonic(), 0.0)
         if self._loopback:
             time.sleep(left)
-            return True
-        self._gathers = True
+            return
         self._wake_at(_GATHER_BYTES)
         self._poll.poll(left * 1000)
-        self._wake_at(_PIECE_BYTES)
-        return True
+        self._wake_at(1)
 
     def ready(self, timeout: float) -> bool:
-        """Whether there is something to read within so many seconds. With none, little is nothing while it gathers."""
-        if self._gathers and timeout > 0:
-            self._gather_no_more()
+        """Whether there is something to read within so many seconds."""
         return bool(self._poll.poll(timeout * 1000))
 
     def note(self, messages: int, emptied: bool) -> None:
         """After a read: so many messages of data, and whether that was all there was."""
-        if self._gathers:
-            self._gather_no_more()
         self._emptied = emptied
         self._messages += messages
         now = self._read_at = time.monotonic()
@@ -87,10 +78,6 @@ class Pace:
         """A low-water mark enlarges the buffer for itself, for good, and the kernel still enlarges it as it sees fit
         (who sets SO_RCVBUF takes that away)."""
         self._wake_at(_ROOM_BYTES)
-        self._wake_at(1)
-
-    def _gather_no_more(self) -> None:
-        self._gathers = False
         self._wake_at(1)
 
     def _wake_at(self, size: int) -> None:

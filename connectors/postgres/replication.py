@@ -50,7 +50,7 @@ class ReplicationStream:
         self._conn = self._connection.pgconn
         self._copied = CopyData(self._conn)
         self.backend_pid = self._conn.backend_pid
-        self._pace = Pace(self._conn.socket, self._conn.ssl_in_use)
+        self._pace = Pace(self._conn.socket)
 
     def __enter__(self) -> Self:
         return self
@@ -89,26 +89,18 @@ class ReplicationStream:
         stream has ended.
         """
         frames: list[bytes] = []
-        take = self._copied.take
-        size, emptied = 0, False
         deadline = time.monotonic() + timeout
         try:
-            if self._pace.gather():
-                self._conn.consume_input()
-            while size < max_bytes and len(frames) < _MAX_FRAMES:
-                answer, taken = take(frames, max_bytes - size, _MAX_FRAMES - len(frames))
-                size += taken
-                if answer < 0:
-                    raise self._ended()
-                if answer == 0:
-                    if not self._pace.ready(0 if frames else max(0.0, deadline - time.monotonic())):
-                        emptied = True
-                        break
-                    self._conn.consume_input()
+            self._pace.gather()
+            answer, _ = self._copied.take(frames, max_bytes, _MAX_FRAMES)
+            while answer == 0 and not frames and self._pace.ready(max(0.0, deadline - time.monotonic())):
+                answer, _ = self._copied.take(frames, max_bytes, _MAX_FRAMES)
         except psycopg.Error as error:
             raise self._translate(error) from error
+        if answer < 0:
+            raise self._ended()
         # Where a walsender falls asleep often, keepalives are half of all, which nobody needs to gather.
-        self._pace.note(len(frames) - list(map(len, frames)).count(KEEPALIVE_SIZE), emptied)
+        self._pace.note(len(frames) - list(map(len, frames)).count(KEEPALIVE_SIZE), emptied=answer == 0)
         return frames
 
     def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:

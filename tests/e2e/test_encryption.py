@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cdc.local import PostgresServer
 from cdc.local.apache_kafka import ApacheKafka
 from cdc.local.processes import wait_for
+from connectors.postgres.replication import ReplicationStream
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import SYSTEM, bin_dir_of, durable_kafka
 from tests.support.pipeline import FOLLOWER, LEADER, Pipeline, rows_of, run_sql
@@ -187,6 +188,23 @@ def test_every_connection_is_encrypted_and_logged_in(pipeline: Pipeline, secured
     pipeline.group.overrides["CDC_KAFKA__CLIENT"] = secured.client(sasl_mechanism="PLAIN", sasl_password=PLAIN_PASSWORD)
     pipeline.run("lag")
     check_silent_about_secrets(secured, pipeline.log_of("capture"), pipeline.log_of(APPLY))
+
+
+def test_one_read_takes_all_that_has_come_though_each_message_is_encrypted_by_itself(
+    pipeline: Pipeline, secured: Secured
+):
+    # Given a stream of some hundred messages that have arrived.
+    pipeline.init()
+    dsn = orjson.loads(secured.nodes(pipeline))[LEADER]["dsn"]
+    sent = "SELECT FROM pg_stat_replication WHERE pid = {} AND sent_lsn >= '{}'"
+    with ReplicationStream(dsn, "test", LEADER) as stream:
+        stream.start(pipeline.group.slot, pipeline.group.slot, 0)
+        pipeline.execute("SELECT pg_logical_emit_message(true, 'test', 'x') FROM generate_series(1, 200)")
+        ((written,),) = rows_of(pipeline.leader, "SELECT pg_current_wal_flush_lsn()")
+        assert wait_for(lambda: rows_of(pipeline.leader, sent.format(stream.backend_pid, written)) != [], seconds=30)
+
+        # When libpq, which takes one of them at a time, is asked once, then all are there.
+        assert sum(b"test" in frame for frame in stream.read(2**20, 5.0)) == 200
 
 
 def refused(pipeline: Pipeline, secured: Secured, overrides: Mapping[str, str], *words: str) -> None:
