@@ -7,11 +7,13 @@ reader who has taken everything lets some come together first, for a time that n
 
 Where they come together depends on the way to the server. By the loopback device it is the server's end: its kernel
 adds a message to those that wait there, while one that finds room at the reader's end is a packet, which costs as much
-again. From another machine it is the reader's end, since what waits at the other is a round trip away.
+again. From another machine it is the reader's end, since what waits at the other is a round trip away. By a Unix socket
+it is its little buffer, of which a reader takes a part now and then, since a server that finds it full stands still.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import time
@@ -27,49 +29,76 @@ _LOOPBACK_ROOM_BYTES = 64 * 1024
 """As much as a packet of that device may have. With much less, a sender waits until there is more."""
 _LARGEST_FRAME = 9_216
 """Of any other device."""
+_PART_MESSAGES, _PART_BYTES = 64, 32 * 1024
+_CROWDED_PARTS = 2
+"""Of what a Unix socket's buffer holds (Linux's net.core.wmem_default): two and a half to four parts, by the size of
+messages."""
 
 
 class Pace:
     """Of the reads of one connection. Not thread-safe."""
 
     def __init__(self, socket_number: int) -> None:
-        self._socket = socket.fromfd(socket_number, socket.AF_UNSPEC, socket.SOCK_STREAM)
+        self._socket = socket.socket(fileno=os.dup(socket_number))
         self._poll = select.poll()
         self._poll.register(socket_number, select.POLLIN)
         self._since = self._read_at = time.monotonic()
         self._messages = 0
+        self._parts = self._parts_taken = self._parts_a_second = self._crowded_until = 0.0
+        self._crowded = 0
         self._fast = self._emptied = False
-        self._loopback = _by_loopback(self._socket)
-        if self._loopback:
+        self._by_unix = self._socket.family == socket.AF_UNIX
+        self._by_loopback = not self._by_unix and _is_loopback(self._socket)
+        if self._by_loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_ROOM_BYTES)
-        else:
+        elif not self._by_unix:
             self._make_room()
 
-    def gather(self) -> None:
-        """Before a read: where messages come fast, and none are left, wait until much is there, some milliseconds at
-        most."""
+    def gather(self, messages: int, size: int) -> bool:
+        """Before a read, and with what is taken of it already: where messages come fast, and none are left, wait until
+        much is there, some milliseconds at most. Whether to ask again once that is taken."""
+        now = time.monotonic()
+        if now < self._crowded_until:
+            return self.ready(0)
         if not self._fast or not self._emptied:
-            return
-        left = max(self._read_at + _GATHER_SECONDS - time.monotonic(), 0.0)
-        if self._loopback:
+            return False
+        left = max(self._read_at + _GATHER_SECONDS - now, 0.0)
+        if self._by_unix:
+            return left > 0 and self._nap(_parts(messages, size), left)
+        if self._by_loopback:
             time.sleep(left)
-            return
+            return False
         self._wake_at(_GATHER_BYTES)
         self._poll.poll(left * 1000)
         self._wake_at(1)
+        return False
+
+    def _nap(self, taken: float, left: float) -> bool:
+        """As long as a part needs to come, unless far more have come twice, as from a server that sends what it has in
+        store: it would stand still most of the time, and is kept in step with for a while."""
+        last, self._parts_taken = self._parts_taken if taken else 0.0, taken
+        if taken:
+            self._crowded = self._crowded + 1 if taken - last > _CROWDED_PARTS else 0
+        if self._crowded == 2:
+            self._crowded, self._crowded_until = 0, time.monotonic() + _RATE_SECONDS
+            return False
+        time.sleep(min(1 / self._parts_a_second, left))
+        return True
 
     def ready(self, timeout: float) -> bool:
         """Whether there is something to read within so many seconds."""
         return bool(self._poll.poll(timeout * 1000))
 
-    def note(self, messages: int, emptied: bool) -> None:
-        """After a read: so many messages of data, and whether that was all there was."""
+    def note(self, messages: int, size: int, emptied: bool) -> None:
+        """After a read: so many messages of data and bytes, and whether that was all there was."""
         self._emptied = emptied
         self._messages += messages
+        self._parts += _parts(messages, size)
         now = self._read_at = time.monotonic()
         if now - self._since >= _RATE_SECONDS:
             self._fast = self._messages > _MANY_A_SECOND * (now - self._since)
-            self._since, self._messages = now, 0
+            self._parts_a_second = self._parts / (now - self._since)
+            self._since, self._messages, self._parts = now, 0, 0.0
 
     def close(self) -> None:
         self._socket.close()
@@ -81,13 +110,14 @@ class Pace:
         self._wake_at(1)
 
     def _wake_at(self, size: int) -> None:
-        """The kernel wakes who waits for the socket when so many bytes are there (a Unix socket: at any)."""
+        """The kernel wakes who waits for the socket when so many bytes are there."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
 
-def _by_loopback(link: socket.socket) -> bool:
+def _parts(messages: int, size: int) -> float:
+    return max(messages / _PART_MESSAGES, size / _PART_BYTES)
+
+
+def _is_loopback(link: socket.socket) -> bool:
     """By the size of its packets: an address of this machine may be forwarded to another one."""
-    try:
-        return link.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) > _LARGEST_FRAME
-    except OSError:  # of a Unix socket
-        return False
+    return link.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) > _LARGEST_FRAME

@@ -89,18 +89,23 @@ class ReplicationStream:
         stream has ended.
         """
         frames: list[bytes] = []
+        answer = size = 0
         deadline = time.monotonic() + timeout
         try:
-            self._pace.gather()
-            answer, _ = self._copied.take(frames, max_bytes, _MAX_FRAMES)
+            more = True
+            while answer == 0 and more:
+                more = self._pace.gather(len(frames), size)
+                answer, taken = self._copied.take(frames, max_bytes - size, _MAX_FRAMES - len(frames))
+                size += taken
             while answer == 0 and not frames and self._pace.ready(max(0.0, deadline - time.monotonic())):
-                answer, _ = self._copied.take(frames, max_bytes, _MAX_FRAMES)
+                answer, size = self._copied.take(frames, max_bytes, _MAX_FRAMES)
         except psycopg.Error as error:
             raise self._translate(error) from error
         if answer < 0:
             raise self._ended()
         # Where a walsender falls asleep often, keepalives are half of all, which nobody needs to gather.
-        self._pace.note(len(frames) - list(map(len, frames)).count(KEEPALIVE_SIZE), emptied=answer == 0)
+        keepalives = list(map(len, frames)).count(KEEPALIVE_SIZE)
+        self._pace.note(len(frames) - keepalives, size, emptied=answer == 0)
         return frames
 
     def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -19,11 +20,15 @@ from connectors.postgres.pace import Pace
 
 SENDER = """
 import socket, struct, sys, time
-link = socket.socket()
-if int(sys.argv[1]):
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, int(sys.argv[1]))
-link.connect(("127.0.0.1", int(sys.argv[2])))
-link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+if sys.argv[2].isdigit():
+    link = socket.socket()
+    if int(sys.argv[1]):
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, int(sys.argv[1]))
+    link.connect(("127.0.0.1", int(sys.argv[2])))
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+else:
+    link = socket.socket(socket.AF_UNIX)
+    link.connect(sys.argv[2])
 for phase in sys.argv[3:]:
     seconds, pause = map(float, phase.split(":"))
     until = time.monotonic() + seconds
@@ -41,9 +46,9 @@ SIZE = 100
 MOST = 2**18
 """Of one read."""
 TIMEOUT = 5.0
-LOOPBACK, ELSEWHERE = 0, 1_400
+LOOPBACK, ELSEWHERE, UNIX = 0, 1_400, -1
 """The most bytes that the sender puts into a packet; 0: as the device allows."""
-WAYS = pytest.mark.parametrize("packet", [LOOPBACK, ELSEWHERE])
+WAYS = pytest.mark.parametrize("packet", [LOOPBACK, ELSEWHERE, UNIX])
 FAST, STEADY, SLOW, ALONE = "2.5:0.00002", "2.5:0.0001", "0.5:0.002", "0.001:0.8"
 
 
@@ -51,12 +56,24 @@ FAST, STEADY, SLOW, ALONE = "2.5:0.00002", "2.5:0.0001", "0.5:0.002", "0.001:0.8
 def sender(packet: int, *phases: str) -> Iterator[socket.socket]:
     """The reader's end of its connection."""
     with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        subprocess.Popen([sys.executable, "-c", SENDER, str(packet), str(server.getsockname()[1]), *phases]),
+        listening(packet) as (server, address),
+        subprocess.Popen([sys.executable, "-c", SENDER, str(packet), address, *phases]),
         server.accept()[0] as reader,
     ):
         reader.setblocking(False)
         yield reader
+
+
+@contextmanager
+def listening(packet: int) -> Iterator[tuple[socket.socket, str]]:
+    if packet == UNIX:
+        with TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+            server.bind(address := f"{folder}/socket")
+            server.listen()
+            yield server, address
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            yield server, str(server.getsockname()[1])
 
 
 def reads(reader: socket.socket) -> Generator[tuple[int, int, float], None, None]:
@@ -66,17 +83,18 @@ def reads(reader: socket.socket) -> Generator[tuple[int, int, float], None, None
     data = b""
     try:
         while True:
-            pace.gather()
-            calls = 0
-            with suppress(BlockingIOError):
-                while len(data) < MOST:
-                    piece = reader.recv(2**14)
-                    if not piece:
-                        return
-                    data += piece
-                    calls += 1
+            calls, more = 0, True
+            while more and len(data) < MOST:
+                more = pace.gather(len(data) // SIZE, len(data))
+                with suppress(BlockingIOError):
+                    while len(data) < MOST:
+                        piece = reader.recv(2**14)
+                        if not piece:
+                            return
+                        data += piece
+                        calls += 1
             messages = len(data) // SIZE
-            pace.note(messages, emptied=len(data) < MOST)
+            pace.note(messages, len(data), emptied=len(data) < MOST)
             if messages:
                 yield messages, calls, time.monotonic() - struct.unpack_from("d", data)[0]
             elif not pace.ready(TIMEOUT):
@@ -86,12 +104,12 @@ def reads(reader: socket.socket) -> Generator[tuple[int, int, float], None, None
         pace.close()
 
 
-@WAYS
-def test_messages_that_come_fast_are_read_many_at_a_time(packet: int):
-    with sender(packet, FAST) as reader:
+@pytest.mark.parametrize(("packet", "phase", "many"), [(LOOPBACK, FAST, 10), (ELSEWHERE, FAST, 10), (UNIX, STEADY, 3)])
+def test_messages_that_come_fast_are_read_many_at_a_time(packet: int, phase: str, many: int):
+    with sender(packet, phase) as reader:
         found = list(reads(reader))
-    # Without it two or three.
-    assert sum(messages for messages, *_ in found) > 10 * sum(calls for _, calls, _ in found)
+    # Without it two or three, and by a Unix socket one.
+    assert sum(messages for messages, *_ in found) > many * sum(calls for _, calls, _ in found)
 
 
 @WAYS
@@ -139,10 +157,40 @@ def test_it_sleeps_for_what_is_left_of_its_time_where_all_was_read(clock: Clock)
     with sender(LOOPBACK, ALONE) as reader, closing(Pace(reader.fileno())) as pace:
         for emptied, worked in [(True, 0.005), (True, 0.03), (False, 0.005)]:
             clock.now += 0.2
-            pace.note(10_000, emptied)
+            pace.note(10_000, 10_000 * SIZE, emptied)
             clock.now += worked
-            pace.gather()
+            assert not pace.gather(0, 0)
     assert clock.slept == pytest.approx([0.015, 0.0])
+
+
+def test_by_a_unix_socket_it_takes_a_part_now_and_then_unless_its_buffer_is_full(clock: Clock):
+    """Who sleeps while a server sends what it has in store lets it stand still, and sees no rate that would tell."""
+    reader, writer = socket.socketpair()
+    with reader, writer, closing(Pace(reader.fileno())) as pace:
+        clock.now += 0.2
+        pace.note(6_400, 6_400 * SIZE, emptied=True)  # 64 in 2 ms
+        # As many come as at that rate, until 20 ms are over.
+        for taken in (0, 60, 130, 200):
+            assert pace.gather(taken, taken * SIZE)
+        clock.now += 0.0205
+        assert not pace.gather(260, 260 * SIZE)
+        assert clock.slept == pytest.approx([0.002] * 4)
+        # More than twice as many come, once: the reader may have been late.
+        pace.note(260, 260 * SIZE, emptied=True)
+        for taken in (0, 130, 190, 320):
+            assert pace.gather(taken, taken * SIZE)
+        # Twice: for some time it does not sleep, and goes on while there is something.
+        assert not pace.gather(450, 450 * SIZE)
+        pace.note(450, 450 * SIZE, emptied=True)
+        assert not pace.gather(0, 0)
+        writer.send(b"x")
+        assert pace.gather(0, 0)
+        clock.now += 0.15
+        pace.note(6_400, 6_400 * SIZE, emptied=True)
+        # Of large ones a dozen fill it.
+        assert pace.gather(0, 0)
+        assert pace.gather(9, 9 * 8_192)
+        assert not pace.gather(18, 18 * 8_192)
 
 
 def test_a_steady_load_is_fast_though_it_stops_for_moments(clock: Clock):
@@ -151,8 +199,8 @@ def test_a_steady_load_is_fast_though_it_stops_for_moments(clock: Clock):
     with sender(LOOPBACK, ALONE) as reader, closing(Pace(reader.fileno())) as pace:
         for messages, seconds in [(100, 0.01), (100, 0.01), (0, 0.012)] * 60:
             clock.now += seconds
-            pace.note(messages, emptied=True)
-            pace.gather()
+            pace.note(messages, messages * SIZE, emptied=True)
+            pace.gather(0, 0)
     assert len(clock.slept) >= 3 * 60 - 15
 
 
