@@ -163,7 +163,8 @@ class ChangeStream(Protocol):
         ...
 
     def read(self, max_bytes: int, timeout: float) -> list[bytes]:
-        """CopyData payloads in order, without waiting for more once there are some; empty after `timeout`."""
+        """CopyData payloads in order; empty after `timeout`. Once there are some it waits for more only where they come
+        fast, and for milliseconds."""
         ...
 
     def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:

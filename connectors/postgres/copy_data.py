@@ -42,8 +42,11 @@ class CopyData:
         if self._read is None or not pointer:
             return self._take_each(messages, most_bytes, most)
         size, taken = self._read(pointer, messages, most_bytes, most)
+        if size > -2:
+            return size, taken
         # An error is told again by libpq, and then in psycopg's words.
-        return (size, taken) if size > -2 else self._take_each(messages, 1, 1)
+        answer, more = self._take_each(messages, 1, 1)
+        return answer, taken + more
 
     def _take_each(self, messages: list[bytes], most_bytes: int, most: int) -> tuple[int, int]:
         get = self._connection.get_copy_data

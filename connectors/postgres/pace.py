@@ -58,9 +58,7 @@ class Pace:
         """Before a read, and with what is taken of it already: where messages come fast, and none are left, wait until
         much is there, some milliseconds at most. Whether to ask again once that is taken."""
         now = time.monotonic()
-        if now < self._crowded_until:
-            return self.ready(0)
-        if not self._fast or not self._emptied:
+        if not self._fast or not self._emptied or now < self._crowded_until:
             return False
         left = max(self._read_at + _GATHER_SECONDS - now, 0.0)
         if self._by_unix:
@@ -75,7 +73,7 @@ class Pace:
 
     def _nap(self, taken: float, left: float) -> bool:
         """As long as a part needs to come, unless far more have come twice, as from a server that sends what it has in
-        store: it would stand still most of the time, and is kept in step with for a while."""
+        store: it would stand still most of the time, and is read without a pause for a while."""
         last, self._parts_taken = self._parts_taken if taken else 0.0, taken
         if taken:
             self._crowded = self._crowded + 1 if taken - last > _CROWDED_PARTS else 0
@@ -89,10 +87,11 @@ class Pace:
         """Whether there is something to read within so many seconds."""
         return bool(self._poll.poll(timeout * 1000))
 
-    def note(self, messages: int, size: int, emptied: bool) -> None:
-        """After a read: so many messages of data and bytes, and whether that was all there was."""
+    def note(self, messages: int, keepalives: int, size: int, emptied: bool) -> None:
+        """After a read: so many messages, of which so many hold no data, and bytes; and whether that was all there
+        was."""
         self._emptied = emptied
-        self._messages += messages
+        self._messages += messages - keepalives
         self._parts += _parts(messages, size)
         now = self._read_at = time.monotonic()
         if now - self._since >= _RATE_SECONDS:

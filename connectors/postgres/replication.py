@@ -89,23 +89,24 @@ class ReplicationStream:
         stream has ended.
         """
         frames: list[bytes] = []
-        answer = size = 0
+        size, gathers = 0, True
         deadline = time.monotonic() + timeout
         try:
-            more = True
-            while answer == 0 and more:
-                more = self._pace.gather(len(frames), size)
+            while True:
+                gathers = gathers and self._pace.gather(len(frames), size)
                 answer, taken = self._copied.take(frames, max_bytes - size, _MAX_FRAMES - len(frames))
                 size += taken
-            while answer == 0 and not frames and self._pace.ready(max(0.0, deadline - time.monotonic())):
-                answer, size = self._copied.take(frames, max_bytes, _MAX_FRAMES)
+                if answer < 0:
+                    raise self._ended()
+                # A message may have come in part, of which by TLS libpq took a piece.
+                rest = 0.0 if frames else max(0.0, deadline - time.monotonic())
+                if answer > 0 or not (gathers or self._pace.ready(rest)):
+                    break
         except psycopg.Error as error:
             raise self._translate(error) from error
-        if answer < 0:
-            raise self._ended()
         # Where a walsender falls asleep often, keepalives are half of all, which nobody needs to gather.
         keepalives = list(map(len, frames)).count(KEEPALIVE_SIZE)
-        self._pace.note(len(frames) - keepalives, size, emptied=answer == 0)
+        self._pace.note(len(frames), keepalives, size, emptied=answer == 0)
         return frames
 
     def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:

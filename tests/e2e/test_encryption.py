@@ -190,21 +190,23 @@ def test_every_connection_is_encrypted_and_logged_in(pipeline: Pipeline, secured
     check_silent_about_secrets(secured, pipeline.log_of("capture"), pipeline.log_of(APPLY))
 
 
-def test_one_read_takes_all_that_has_come_though_each_message_is_encrypted_by_itself(
-    pipeline: Pipeline, secured: Secured
+@pytest.mark.parametrize(("count", "size"), [(200, 1), (2, 20_000)])
+def test_one_read_takes_all_that_has_come_though_libpq_takes_a_record_at_a_time(
+    pipeline: Pipeline, secured: Secured, count: int, size: int
 ):
-    # Given a stream of some hundred messages that have arrived.
+    # Given a stream of many messages, or of two that are more than a record of TLS each, which have arrived.
     pipeline.init()
     dsn = orjson.loads(secured.nodes(pipeline))[LEADER]["dsn"]
     sent = "SELECT FROM pg_stat_replication WHERE pid = {} AND sent_lsn >= '{}'"
+    emit = "SELECT pg_logical_emit_message(true, 'test', repeat('x', {})) FROM generate_series(1, {})"
     with ReplicationStream(dsn, "test", LEADER) as stream:
         stream.start(pipeline.group.slot, pipeline.group.slot, 0)
-        pipeline.execute("SELECT pg_logical_emit_message(true, 'test', 'x') FROM generate_series(1, 200)")
+        pipeline.execute(emit.format(size, count))
         ((written,),) = rows_of(pipeline.leader, "SELECT pg_current_wal_flush_lsn()")
         assert wait_for(lambda: rows_of(pipeline.leader, sent.format(stream.backend_pid, written)) != [], seconds=30)
 
-        # When libpq, which takes one of them at a time, is asked once, then all are there.
-        assert sum(b"test" in frame for frame in stream.read(2**20, 5.0)) == 200
+        # When it is read once, then all are there.
+        assert sum(b"test" in frame for frame in stream.read(2**20, 5.0)) == count
 
 
 def refused(pipeline: Pipeline, secured: Secured, overrides: Mapping[str, str], *words: str) -> None:

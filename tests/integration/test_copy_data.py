@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from contextlib import closing
 
@@ -9,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.pq import ExecStatus
 
+from cdc.local.processes import wait_for
 from connectors.postgres import copy_data
 from connectors.postgres.copy_data import CopyData
 
@@ -79,8 +82,7 @@ def test_what_has_not_arrived_is_not_waited_for(leader_db: str, way: str):
         # When what is there was taken, then there is nothing, and it is not the end.
         messages: list[bytes] = []
         copied = CopyData(connection.pgconn)
-        while copied.take(messages, 1 << 20)[0] or len(messages) < 2:
-            pass
+        assert wait_for(lambda: copied.take(messages, 1 << 20)[0] == 0 and len(messages) >= 2, seconds=60)
         assert set(messages) == {b"x" * 9000 + b"\n"}
         assert copied.take([], 1 << 20) == (0, 0)
         connection.cancel_safe()
@@ -101,6 +103,22 @@ def test_a_server_that_ends_is_the_end_and_tells_why(leader_db: str, way: str):
         result = connection.pgconn.get_result()
         assert result
         assert result.error_field(67) == b"57P01"  # C, the SQLSTATE
+
+
+def test_a_connection_that_breaks_is_an_error_after_what_had_come(leader_db: str, way: str):
+    # Given a copy that does not end by itself, and a reader who has taken a part of it.
+    with closing(copying(leader_db, b"COPY (SELECT generate_series(1, 1000000000)) TO STDOUT")) as connection:
+        copied = CopyData(connection.pgconn)
+        messages: list[bytes] = []
+        assert wait_for(lambda: copied.take(messages, 5000)[0] > 0, seconds=60)
+
+        # When the link is lost, then all that had come can be taken, and after it comes the error.
+        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as link:
+            link.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(psycopg.OperationalError, match="server closed the connection"):
+            wait_for(lambda: copied.take(messages, 1 << 20)[0] < 0, seconds=60)
+        numbers = [int(message) for message in messages]
+        assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_without_a_copy_and_without_a_connection_it_is_psycopgs_error(leader_db: str, way: str):
