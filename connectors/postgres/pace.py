@@ -74,7 +74,7 @@ class Pace:
     def _nap(self, taken: float, left: float) -> bool:
         """As long as a part needs to come, unless far more have come twice, as from a server that sends what it has in
         store: it would stand still most of the time, and is read without a pause for a while."""
-        last, self._parts_taken = self._parts_taken if taken else 0.0, taken
+        last, self._parts_taken = self._parts_taken, taken
         if taken:
             self._crowded = self._crowded + 1 if taken - last > _CROWDED_PARTS else 0
         if self._crowded == 2:

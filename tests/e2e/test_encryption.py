@@ -100,10 +100,12 @@ class Secured:
     kafka: ApacheKafka
     kafka_servers: str
 
-    def nodes(self, pipeline: Pipeline, ca_file: Path | None = None, mode: str = "verify-full") -> str:
+    def nodes(self, pipeline: Pipeline, ca_file: Path | None = None) -> str:
         dsns = {LEADER: pipeline.leader, FOLLOWER: pipeline.followers[FOLLOWER]}
-        tls = f"sslmode={mode}&sslrootcert={ca_file or self.ca_file}"
-        return orjson.dumps({name: {"dsn": f"{dsn}?{tls}"} for name, dsn in dsns.items()}).decode()
+        return orjson.dumps({name: {"dsn": self.encrypted(dsn, ca_file)} for name, dsn in dsns.items()}).decode()
+
+    def encrypted(self, dsn: str, ca_file: Path | None = None) -> str:
+        return f"{dsn}?sslmode=verify-full&sslrootcert={ca_file or self.ca_file}"
 
     def client(self, **changes: str) -> str:
         settings = {
@@ -196,10 +198,9 @@ def test_one_read_takes_all_that_has_come_though_libpq_takes_a_record_at_a_time(
 ):
     # Given a stream of many messages, or of two that are more than a record of TLS each, which have arrived.
     pipeline.init()
-    dsn = orjson.loads(secured.nodes(pipeline))[LEADER]["dsn"]
     sent = "SELECT FROM pg_stat_replication WHERE pid = {} AND sent_lsn >= '{}'"
     emit = "SELECT pg_logical_emit_message(true, 'test', repeat('x', {})) FROM generate_series(1, {})"
-    with ReplicationStream(dsn, "test", LEADER) as stream:
+    with ReplicationStream(secured.encrypted(pipeline.leader), "test", LEADER) as stream:
         stream.start(pipeline.group.slot, pipeline.group.slot, 0)
         pipeline.execute(emit.format(size, count))
         ((written,),) = rows_of(pipeline.leader, "SELECT pg_current_wal_flush_lsn()")
