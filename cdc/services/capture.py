@@ -396,6 +396,8 @@ class CaptureSession:
         records = self._assembler.feed(frames)
         if records:
             self._publish(records)
+            if self._stream.gathers:
+                self._writer.send()  # the next ones come milliseconds later, and they do so together
         if self._assembler.complete_lsn > before:
             self._completed_at = time.monotonic()
         if records and self._assembler.in_transaction:

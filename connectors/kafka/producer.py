@@ -28,6 +28,7 @@ from connectors.kafka.settings import QUIET, producer_settings
 log = structlog.get_logger(__name__)
 
 PARTITION = 0
+_SEND_SECONDS = 0.002
 _RECORD_OVERHEAD = 128
 """What librdkafka and the broker add to a record's key and value (headers of record and batch)."""
 
@@ -127,6 +128,11 @@ class LogProducer:
         log), LogError or CheckError when an operator must act.
         """
         self._serve(lambda: self._producer.poll(timeout))
+
+    def send(self) -> None:
+        """Let what was published leave at once, and not after `linger.ms`: the client does so while somebody waits for
+        all of it. If its thread finds no CPU in that time, all is as without it."""
+        self.flush(_SEND_SECONDS)
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything published is durable; False when `timeout` seconds did not suffice."""

@@ -21,7 +21,7 @@ import time
 _MANY_A_SECOND = 5_000.0
 _RATE_SECONDS = 0.1
 """Over which the rate is taken. Much shorter, a steady load near the limit is by turns fast and not."""
-_GATHER_SECONDS = 0.02
+_GATHER_SECONDS = 0.03
 _GATHER_BYTES = 64 * 1024
 _ROOM_BYTES = 1024 * 1024
 """Of the socket's buffer, so that the server goes on while what is there is worked on."""
@@ -57,10 +57,9 @@ class Pace:
     def gather(self, messages: int, size: int) -> bool:
         """Before a read, and with what is taken of it already: where messages come fast, and none are left, wait until
         much is there, some milliseconds at most. Whether to ask again once that is taken."""
-        now = time.monotonic()
-        if not self._fast or not self._emptied or now < self._crowded_until:
+        if not self.gathers:
             return False
-        left = max(self._read_at + _GATHER_SECONDS - now, 0.0)
+        left = max(self._read_at + _GATHER_SECONDS - time.monotonic(), 0.0)
         if self._by_unix:
             return left > 0 and self._nap(_parts(messages, size), left)
         if self._by_loopback:
@@ -82,6 +81,11 @@ class Pace:
             return False
         time.sleep(min(1 / self._parts_a_second, left))
         return True
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the next read waits, until some have come together."""
+        return self._fast and self._emptied and time.monotonic() >= self._crowded_until
 
     def ready(self, timeout: float) -> bool:
         """Whether there is something to read within so many seconds."""

@@ -2,7 +2,7 @@
 
 HOT PATH: `read` hands on the bytes that libpq gives, one object a message (`copy_data.py`).
 
-Once the stream has started, nothing here waits for the server for longer than the caller allows, but for 20 ms where
+Once the stream has started, nothing here waits for the server for longer than the caller allows, but for 30 ms where
 messages come fast (`pace.py`): reading waits on the socket, sending goes through libpq's own buffer.
 """
 
@@ -108,6 +108,11 @@ class ReplicationStream:
         keepalives = list(map(len, frames)).count(KEEPALIVE_SIZE)
         self._pace.note(len(frames), keepalives, size, emptied=answer == 0)
         return frames
+
+    @property
+    def gathers(self) -> bool:
+        """Whether messages come fast, so that the next `read` lets some come together first."""
+        return self._pace.gathers
 
     def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:
         """Tell the server how far we are; a zero says nothing. `flushed` moves the slot. `ask` for an answer.

@@ -46,7 +46,7 @@ class ScriptedStream:
     def __init__(self) -> None:
         self.batches: deque[list[bytes]] = deque()
         self.statuses: list[tuple[int, int, int]] = []
-        self.asked = False
+        self.asked = self.fast = False
         self.reads = 0
 
     def identify(self) -> SystemFacts:
@@ -58,6 +58,10 @@ class ScriptedStream:
     def read(self, max_bytes: int, timeout: float) -> list[bytes]:
         self.reads += 1
         return self.batches.popleft() if self.batches else []
+
+    @property
+    def gathers(self) -> bool:
+        return self.fast
 
     def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:
         self.statuses.append((written, flushed, applied))
@@ -76,6 +80,7 @@ class ScriptedWriter:
         self.delivered = 0
         self.deliveries = 0
         self.published: list[Record] = []
+        self.sent: list[Record] = []
 
     @property
     def bytes_in_flight(self) -> int:
@@ -84,6 +89,9 @@ class ScriptedWriter:
     def publish(self, records: Sequence[Record], progress: int) -> None:
         self.batches.append((list(records), progress))
         self.published += records
+
+    def send(self) -> None:
+        self.sent = list(self.published)
 
     def deliver(self, batches: int = 1) -> None:
         for _ in range(min(batches, len(self.batches))):
@@ -189,6 +197,16 @@ def test_nothing_is_marked_while_records_or_a_transaction_are_pending(clock: Clo
     played.writer.deliver()
     played.step(insert(950)[0], wire.keepalive(990, reply_requested=True))
     assert len(links(played.writer.published)) == 1
+
+
+def test_records_wait_for_later_ones_only_where_those_come_one_by_one(clock: Clock) -> None:
+    """Where messages gather, the next ones come together, after all that the client would wait."""
+    played = Played(clock)
+    played.step(relation(), *insert(200))
+    assert not played.writer.sent
+    played.stream.fast = True
+    played.step(*insert(300))
+    assert played.writer.sent == played.writer.published
 
 
 def test_the_server_hears_from_us_every_second_even_when_nothing_is_read(clock: Clock) -> None:

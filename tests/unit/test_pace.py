@@ -116,10 +116,10 @@ def test_messages_that_come_fast_are_read_many_at_a_time(packet: int, phase: str
 
 @WAYS
 def test_little_is_left_by_a_read_while_messages_come_fast(packet: int):
-    """What is left is older by another 20 ms when it is read. With 64 kB left it is 60 at this rate, 1 MB a second."""
+    """What is left is older by another 30 ms when it is read. With 64 kB left it is 60 at this rate, 1 MB a second."""
     with sender(packet, STEADY) as reader:
         found = list(reads(reader))
-    assert median(late for *_, late in found[-50:]) < 0.045
+    assert median(late for *_, late in found[-50:]) < 0.055
 
 
 @pytest.mark.parametrize(("packet", "at_the_senders_end"), [(LOOPBACK, True), (ELSEWHERE, False)])
@@ -157,12 +157,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_it_sleeps_for_what_is_left_of_its_time_where_all_was_read(clock: Clock):
     with sender(LOOPBACK, ALONE) as reader, closing(Pace(reader.fileno())) as pace:
-        for emptied, worked in [(True, 0.005), (True, 0.03), (False, 0.005)]:
+        for emptied, worked in [(True, 0.005), (True, 0.04), (False, 0.005)]:
             clock.now += 0.2
             pace.note(10_000, 0, 10_000 * SIZE, emptied)
             clock.now += worked
+            assert pace.gathers == emptied
             assert not pace.gather(0, 0)
-    assert clock.slept == pytest.approx([0.015, 0.0])
+    assert clock.slept == pytest.approx([0.025, 0.0])
 
 
 def test_by_a_unix_socket_it_takes_a_part_now_and_then_unless_its_buffer_is_full(clock: Clock):
@@ -171,10 +172,10 @@ def test_by_a_unix_socket_it_takes_a_part_now_and_then_unless_its_buffer_is_full
     with reader, writer, closing(Pace(reader.fileno())) as pace:
         clock.now += 0.2
         pace.note(6_400, 0, 6_400 * SIZE, emptied=True)  # 64 in 2 ms
-        # As many come as at that rate, until 20 ms are over.
+        # As many come as at that rate, until 30 ms are over.
         for taken in (0, 60, 130, 200):
             assert pace.gather(taken, taken * SIZE)
-        clock.now += 0.0205
+        clock.now += 0.0305
         assert not pace.gather(260, 260 * SIZE)
         assert clock.slept == pytest.approx([0.002] * 4)
         # More than twice as many come, once: the reader may have been late.
@@ -184,6 +185,7 @@ def test_by_a_unix_socket_it_takes_a_part_now_and_then_unless_its_buffer_is_full
         # Twice: for some time it does not sleep.
         assert not pace.gather(450, 450 * SIZE)
         pace.note(450, 0, 450 * SIZE, emptied=True)
+        assert not pace.gathers
         assert not pace.gather(0, 0)
         clock.now += 0.15
         pace.note(6_400, 0, 6_400 * SIZE, emptied=True)

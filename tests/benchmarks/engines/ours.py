@@ -1,8 +1,12 @@
-"""This project."""
+"""This project, by TCP and on the leader's own machine."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from urllib.parse import quote
+
 from cdc.local.group import Group
+from cdc.local.postgres import SUPERUSER
 from cdc.local.processes import tail_of
 from tests.benchmarks import processes
 from tests.benchmarks.engines.engine import Engine
@@ -71,3 +75,17 @@ class Ours(Engine):
     def close(self) -> None:
         self.group.close()
         self.servers.delete_topics(self.group.topic)
+
+
+class OursByUnixSocket(Ours):
+    """The same where capture runs on the leader's machine and reaches it by its Unix socket."""
+
+    name = "cdc-unix"
+
+    def __init__(self, servers: Servers, databases: Databases) -> None:
+        server = servers.leader
+        if server.socket_folder is None:
+            raise NoResult(f"{self.name}: the path of temporary folders is too long for a socket, shorten TMPDIR")
+        name, folder = quote(databases.name, safe=""), quote(str(server.socket_folder), safe="")
+        dsn = f"postgresql://{SUPERUSER}@/{name}?host={folder}&port={server.port}"
+        super().__init__(servers, replace(databases, leader=dsn))
