@@ -163,13 +163,13 @@ class ChangeStream(Protocol):
         ...
 
     def read(self, max_bytes: int, timeout: float) -> list[bytes]:
-        """CopyData payloads in order; empty after `timeout`. Once there are some it waits for more only where they come
-        fast, and for milliseconds."""
+        """CopyData payloads in order; empty after `timeout`. Where they come fast, some come together first, for
+        milliseconds."""
         ...
 
     @property
     def gathers(self) -> bool:
-        """Whether the next `read` waits so."""
+        """Whether a `read` that begins now waits for that."""
         ...
 
     def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:

@@ -111,6 +111,13 @@ class PostgresServer:
         secret = f":{quote(password, safe='')}" if password else ""
         return f"postgresql://{quote(user, safe='')}{secret}@127.0.0.1:{self.port}/{quote(dbname, safe='')}"
 
+    def socket_dsn(self, dbname: str) -> str | None:
+        """Of the superuser by its unix socket, where it has one."""
+        if self.socket_folder is None:
+            return None
+        folder = quote(str(self.socket_folder), safe="")
+        return f"postgresql://{SUPERUSER}@/{quote(dbname, safe='')}?host={folder}&port={self.port}"
+
     @property
     def data_dir(self) -> Path:
         """Its data; only the user that it runs as, and root, may enter."""

@@ -61,7 +61,7 @@ class Pace:
             return False
         left = max(self._read_at + _GATHER_SECONDS - time.monotonic(), 0.0)
         if self._by_unix:
-            return left > 0 and self._nap(_parts(messages, size), left)
+            return self._nap(_parts(messages, size), left)
         if self._by_loopback:
             time.sleep(left)
             return False
@@ -79,13 +79,15 @@ class Pace:
         if self._crowded == 2:
             self._crowded, self._crowded_until = 0, time.monotonic() + _RATE_SECONDS
             return False
-        time.sleep(min(1 / self._parts_a_second, left))
+        since_read = 0.0 if taken else _GATHER_SECONDS - left
+        time.sleep(min(max(1 / self._parts_a_second - since_read, 0.0), left))
         return True
 
     @property
     def gathers(self) -> bool:
-        """Whether the next read waits, until some have come together."""
-        return self._fast and self._emptied and time.monotonic() >= self._crowded_until
+        """Whether a read that begins now waits, until some have come together."""
+        now = time.monotonic()
+        return self._fast and self._emptied and self._crowded_until <= now < self._read_at + _GATHER_SECONDS
 
     def ready(self, timeout: float) -> bool:
         """Whether there is something to read within so many seconds."""

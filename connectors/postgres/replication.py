@@ -85,8 +85,8 @@ class ReplicationStream:
     def read(self, max_bytes: int, timeout: float) -> list[bytes]:
         """CopyData payloads in order: what has arrived, up to about `max_bytes` and some thousand payloads.
 
-        Waits at most `timeout` seconds for the first. Raises RetryableError when the connection or the
-        stream has ended.
+        Waits at most `timeout` seconds for the first, and up to 30 ms before where it `gathers`. Raises RetryableError
+        when the connection or the stream has ended.
         """
         frames: list[bytes] = []
         size, gathers = 0, True
@@ -111,7 +111,7 @@ class ReplicationStream:
 
     @property
     def gathers(self) -> bool:
-        """Whether messages come fast, so that the next `read` lets some come together first."""
+        """Whether a `read` that begins now lets messages come together first, because they come fast."""
         return self._pace.gathers
 
     def send_status(self, written: int, flushed: int, applied: int, ask: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -195,4 +196,5 @@ def _with_command(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started for it ends with it
     main(_with_command(sys.argv[1:]), prog_name="ops/bench")

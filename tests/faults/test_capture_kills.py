@@ -77,6 +77,17 @@ def test_kills_at_random_moments_lose_and_double_nothing(pipeline: Pipeline, kaf
             pipeline.start_capture()
 
 
+def test_kills_beside_a_leader_that_is_reached_by_its_unix_socket(pipelines: Pipelines, kafka: KafkaServer):
+    """What comes fast is read in another way there (connectors/postgres/pace.py)."""
+    pipeline = pipelines.new(*BANK, *RECEIPTS, by_socket=True).init().bootstrap().start()
+    with under_load(pipeline, kafka) as bank:
+        for _ in range(2):
+            pipeline.transact(*GIANT)
+            bank.transacts(5)
+            pipeline.group.kill("capture")
+            pipeline.start_capture()
+
+
 @pytest.mark.parametrize("failpoint", [failpoints.CAPTURE_PRODUCED, failpoints.CAPTURE_DELIVERED])
 def test_a_kill_before_the_slot_is_confirmed_loses_and_doubles_nothing(
     pipeline: Pipeline, kafka: KafkaServer, failpoint: str

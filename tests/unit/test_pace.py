@@ -161,9 +161,9 @@ def test_it_sleeps_for_what_is_left_of_its_time_where_all_was_read(clock: Clock)
             clock.now += 0.2
             pace.note(10_000, 0, 10_000 * SIZE, emptied)
             clock.now += worked
-            assert pace.gathers == emptied
+            assert pace.gathers == (emptied and worked < 0.03)
             assert not pace.gather(0, 0)
-    assert clock.slept == pytest.approx([0.025, 0.0])
+    assert clock.slept == pytest.approx([0.025])
 
 
 def test_by_a_unix_socket_it_takes_a_part_now_and_then_unless_its_buffer_is_full(clock: Clock):

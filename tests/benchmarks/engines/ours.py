@@ -1,12 +1,10 @@
-"""This project, by TCP and on the leader's own machine."""
+"""This project, by TCP and by Unix socket."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from urllib.parse import quote
 
 from cdc.local.group import Group
-from cdc.local.postgres import SUPERUSER
 from cdc.local.processes import tail_of
 from tests.benchmarks import processes
 from tests.benchmarks.engines.engine import Engine
@@ -83,9 +81,7 @@ class OursByUnixSocket(Ours):
     name = "cdc-unix"
 
     def __init__(self, servers: Servers, databases: Databases) -> None:
-        server = servers.leader
-        if server.socket_folder is None:
+        leader = servers.leader.socket_dsn(databases.name)
+        if leader is None:
             raise NoResult(f"{self.name}: the path of temporary folders is too long for a socket, shorten TMPDIR")
-        name, folder = quote(databases.name, safe=""), quote(str(server.socket_folder), safe="")
-        dsn = f"postgresql://{SUPERUSER}@/{name}?host={folder}&port={server.port}"
-        super().__init__(servers, replace(databases, leader=dsn))
+        super().__init__(servers, replace(databases, leader=leader))
