@@ -22,7 +22,9 @@ _MANY_A_SECOND = 5_000.0
 _RATE_SECONDS = 0.1
 """Over which the rate is taken. Much shorter, a steady load near the limit is by turns fast and not."""
 _GATHER_SECONDS = 0.03
-_GATHER_BYTES = 64 * 1024
+_ENOUGH_BYTES = 1024 * 1024
+"""Of what gathers, at the rate of the last time: less than what a server's end holds, after which it stands still."""
+_WAKE_BYTES = 64 * 1024
 _ROOM_BYTES = 1024 * 1024
 """Of the socket's buffer, so that the server goes on while what is there is worked on."""
 _LOOPBACK_ROOM_BYTES = 64 * 1024
@@ -43,7 +45,8 @@ class Pace:
         self._poll = select.poll()
         self._poll.register(socket_number, select.POLLIN)
         self._since = self._read_at = time.monotonic()
-        self._messages = 0
+        self._messages = self._bytes = 0
+        self._gather_seconds = _GATHER_SECONDS
         self._parts = self._parts_taken = self._parts_a_second = self._crowded_until = 0.0
         self._crowded = 0
         self._fast = self._emptied = False
@@ -59,18 +62,19 @@ class Pace:
         much is there, some milliseconds at most. Whether to ask again once that is taken."""
         if not self.gathers:
             return False
-        left = max(self._read_at + _GATHER_SECONDS - time.monotonic(), 0.0)
+        since_read = time.monotonic() - self._read_at
+        left = max(self._gather_seconds - since_read, 0.0)
         if self._by_unix:
-            return self._nap(_parts(messages, size), left)
+            return self._nap(_parts(messages, size), left, since_read)
         if self._by_loopback:
             time.sleep(left)
             return False
-        self._wake_at(_GATHER_BYTES)
+        self._wake_at(_WAKE_BYTES)
         self._poll.poll(left * 1000)
         self._wake_at(1)
         return False
 
-    def _nap(self, taken: float, left: float) -> bool:
+    def _nap(self, taken: float, left: float, since_read: float) -> bool:
         """As long as a part needs to come, unless far more have come twice, as from a server that sends what it has in
         store: it would stand still most of the time, and is read without a pause for a while."""
         last, self._parts_taken = self._parts_taken, taken
@@ -79,15 +83,15 @@ class Pace:
         if self._crowded == 2:
             self._crowded, self._crowded_until = 0, time.monotonic() + _RATE_SECONDS
             return False
-        since_read = 0.0 if taken else _GATHER_SECONDS - left
-        time.sleep(min(max(1 / self._parts_a_second - since_read, 0.0), left))
+        part = 1 / self._parts_a_second - (0.0 if taken else since_read)
+        time.sleep(min(max(part, 0.0), left))
         return True
 
     @property
     def gathers(self) -> bool:
         """Whether a read that begins now waits, until some have come together."""
         now = time.monotonic()
-        return self._fast and self._emptied and self._crowded_until <= now < self._read_at + _GATHER_SECONDS
+        return self._fast and self._emptied and self._crowded_until <= now < self._read_at + self._gather_seconds
 
     def ready(self, timeout: float) -> bool:
         """Whether there is something to read within so many seconds."""
@@ -98,12 +102,15 @@ class Pace:
         was."""
         self._emptied = emptied
         self._messages += messages - keepalives
+        self._bytes += size
         self._parts += _parts(messages, size)
         now = self._read_at = time.monotonic()
-        if now - self._since >= _RATE_SECONDS:
-            self._fast = self._messages > _MANY_A_SECOND * (now - self._since)
-            self._parts_a_second = self._parts / (now - self._since)
-            self._since, self._messages, self._parts = now, 0, 0.0
+        seconds = now - self._since
+        if seconds >= _RATE_SECONDS:
+            self._fast = self._messages > _MANY_A_SECOND * seconds
+            self._gather_seconds = min(_GATHER_SECONDS, _ENOUGH_BYTES * seconds / max(self._bytes, 1))
+            self._parts_a_second = self._parts / seconds
+            self._since, self._messages, self._bytes, self._parts = now, 0, 0, 0.0
 
     def close(self) -> None:
         self._socket.close()

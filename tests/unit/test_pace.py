@@ -166,6 +166,15 @@ def test_it_sleeps_for_what_is_left_of_its_time_where_all_was_read(clock: Clock)
     assert clock.slept == pytest.approx([0.025])
 
 
+def test_where_much_comes_it_sleeps_until_a_megabyte_may_be_there(clock: Clock):
+    """A server's end holds two and a half; then it stands still."""
+    with sender(LOOPBACK, ALONE) as reader, closing(Pace(reader.fileno())) as pace:
+        clock.now += 0.2
+        pace.note(10_000, 0, 2**24, emptied=True)  # 80 MB a second
+        assert not pace.gather(0, 0)
+    assert clock.slept == pytest.approx([0.0125])
+
+
 def test_by_a_unix_socket_it_takes_a_part_now_and_then_unless_its_buffer_is_full(clock: Clock):
     """Who sleeps while a server sends what it has in store lets it stand still, and sees no rate that would tell."""
     reader, writer = socket.socketpair()
