@@ -60,12 +60,11 @@ class Pace:
     def gather(self, messages: int, size: int) -> bool:
         """Before a read, and with what is taken of it already: where messages come fast, and none are left, wait until
         much is there, some milliseconds at most. Whether to ask again once that is taken."""
-        if not self.gathers:
+        left = self._seconds_left()
+        if not left:
             return False
-        since_read = time.monotonic() - self._read_at
-        left = max(self._gather_seconds - since_read, 0.0)
         if self._by_unix:
-            return self._nap(_parts(messages, size), left, since_read)
+            return self._nap(_parts(messages, size), left)
         if self._by_loopback:
             time.sleep(left)
             return False
@@ -74,7 +73,7 @@ class Pace:
         self._wake_at(1)
         return False
 
-    def _nap(self, taken: float, left: float, since_read: float) -> bool:
+    def _nap(self, taken: float, left: float) -> bool:
         """As long as a part needs to come, unless far more have come twice, as from a server that sends what it has in
         store: it would stand still most of the time, and is read without a pause for a while."""
         last, self._parts_taken = self._parts_taken, taken
@@ -83,15 +82,20 @@ class Pace:
         if self._crowded == 2:
             self._crowded, self._crowded_until = 0, time.monotonic() + _RATE_SECONDS
             return False
-        part = 1 / self._parts_a_second - (0.0 if taken else since_read)
-        time.sleep(min(max(part, 0.0), left))
+        gone = 0.0 if taken else self._gather_seconds - left
+        time.sleep(min(max(1 / self._parts_a_second - gone, 0.0), left))
         return True
 
     @property
     def gathers(self) -> bool:
         """Whether a read that begins now waits, until some have come together."""
+        return self._seconds_left() > 0
+
+    def _seconds_left(self) -> float:
         now = time.monotonic()
-        return self._fast and self._emptied and self._crowded_until <= now < self._read_at + self._gather_seconds
+        if not self._fast or not self._emptied or now < self._crowded_until:
+            return 0.0
+        return max(self._read_at + self._gather_seconds - now, 0.0)
 
     def ready(self, timeout: float) -> bool:
         """Whether there is something to read within so many seconds."""
