@@ -8,7 +8,8 @@ reader who has taken everything lets some come together first, for a time that n
 Where they come together depends on the way to the server. By the loopback device it is the server's end: its kernel
 adds a message to those that wait there, while one that finds room at the reader's end is a packet, which costs as much
 again. From another machine it is the reader's end, since what waits at the other is a round trip away. By a Unix socket
-it is its little buffer, of which a reader takes a part now and then, since a server that finds it full stands still.
+it is the leader's WAL: a server that finds its little buffer full stands still, and no commit wakes it meanwhile. So
+there the reader takes what was committed some time ago, and leaves the rest.
 """
 
 from __future__ import annotations
@@ -31,10 +32,8 @@ _LOOPBACK_ROOM_BYTES = 64 * 1024
 """As much as a packet of that device may have. With much less, a sender waits until there is more."""
 _LARGEST_FRAME = 9_216
 """Of any other device."""
-_PART_MESSAGES, _PART_BYTES = 64, 32 * 1024
-_CROWDED_PARTS = 2
-"""Of what a Unix socket's buffer holds (Linux's net.core.wmem_default): two and a half to four parts, by the size of
-messages."""
+_LEFT_SECONDS = 0.04
+"""By a Unix socket, of what the server has to send: more than its buffer takes, some 200 messages."""
 
 
 class Pace:
@@ -47,9 +46,8 @@ class Pace:
         self._since = self._read_at = time.monotonic()
         self._messages = self._bytes = 0
         self._gather_seconds = _GATHER_SECONDS
-        self._parts = self._parts_taken = self._parts_a_second = self._crowded_until = 0.0
-        self._crowded = 0
-        self._fast = self._emptied = False
+        self._committed_at = 0.0
+        self._fast = self._rest_may_wait = False
         self._by_unix = self._socket.family == socket.AF_UNIX
         self._by_loopback = not self._by_unix and _is_loopback(self._socket)
         if self._by_loopback:
@@ -57,34 +55,18 @@ class Pace:
         elif not self._by_unix:
             self._make_room()
 
-    def gather(self, messages: int, size: int) -> bool:
-        """Before a read, and with what is taken of it already: where messages come fast, and none are left, wait until
-        much is there, some milliseconds at most. Whether to ask again once that is taken."""
+    def gather(self) -> None:
+        """Before a read: where messages come fast, and none need to be taken now, wait until much is there, some
+        milliseconds at most."""
         left = self._seconds_left()
         if not left:
-            return False
-        if self._by_unix:
-            return self._nap(_parts(messages, size), left)
-        if self._by_loopback:
+            return
+        if self._by_unix or self._by_loopback:
             time.sleep(left)
-            return False
+            return
         self._wake_at(_WAKE_BYTES)
         self._poll.poll(left * 1000)
         self._wake_at(1)
-        return False
-
-    def _nap(self, taken: float, left: float) -> bool:
-        """As long as a part needs to come, unless far more have come twice, as from a server that sends what it has in
-        store: it would stand still most of the time, and is read without a pause for a while."""
-        last, self._parts_taken = self._parts_taken, taken
-        if taken:
-            self._crowded = self._crowded + 1 if taken - last > _CROWDED_PARTS else 0
-        if self._crowded == 2:
-            self._crowded, self._crowded_until = 0, time.monotonic() + _RATE_SECONDS
-            return False
-        gone = 0.0 if taken else self._gather_seconds - left
-        time.sleep(min(max(1 / self._parts_a_second - gone, 0.0), left))
-        return True
 
     @property
     def gathers(self) -> bool:
@@ -93,7 +75,7 @@ class Pace:
 
     def _seconds_left(self) -> float:
         now = time.monotonic()
-        if not self._fast or not self._emptied or now < self._crowded_until:
+        if not self._fast or not self._rest_may_wait:
             return 0.0
         return max(self._read_at + self._gather_seconds - now, 0.0)
 
@@ -101,20 +83,27 @@ class Pace:
         """Whether there is something to read within so many seconds."""
         return bool(self._poll.poll(timeout * 1000))
 
+    def suffices(self, committed_at: float | None) -> bool:
+        """Whether a read may leave what comes after a transaction that was committed then, in seconds since 1970 by the
+        server's clock; after the one before for None."""
+        if not self._by_unix:
+            return False
+        self._committed_at = committed_at or self._committed_at
+        # Where the clock was set back since, what is left may be any amount.
+        return self._fast and abs(time.time() - self._committed_at) < _LEFT_SECONDS
+
     def note(self, messages: int, keepalives: int, size: int, emptied: bool) -> None:
         """After a read: so many messages, of which so many hold no data, and bytes; and whether that was all there
         was."""
-        self._emptied = emptied
+        self._rest_may_wait = self.suffices(None) if self._by_unix else emptied
         self._messages += messages - keepalives
         self._bytes += size
-        self._parts += _parts(messages, size)
         now = self._read_at = time.monotonic()
         seconds = now - self._since
         if seconds >= _RATE_SECONDS:
             self._fast = self._messages > _MANY_A_SECOND * seconds
             self._gather_seconds = min(_GATHER_SECONDS, _ENOUGH_BYTES * seconds / max(self._bytes, 1))
-            self._parts_a_second = self._parts / seconds
-            self._since, self._messages, self._bytes, self._parts = now, 0, 0, 0.0
+            self._since, self._messages, self._bytes = now, 0, 0
 
     def close(self) -> None:
         self._socket.close()
@@ -128,10 +117,6 @@ class Pace:
     def _wake_at(self, size: int) -> None:
         """The kernel wakes who waits for the socket when so many bytes are there."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
-
-
-def _parts(messages: int, size: int) -> float:
-    return max(messages / _PART_MESSAGES, size / _PART_BYTES)
 
 
 def _is_loopback(link: socket.socket) -> bool:

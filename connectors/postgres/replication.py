@@ -9,6 +9,8 @@ messages come fast (`pace.py`): reading waits on the socket, sending goes throug
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -20,9 +22,9 @@ from psycopg.pq.abc import PGresult
 
 from cdc.capture_ports import SystemFacts
 from cdc.errors import CdcError, ProtocolError, RetryableError, SlotError
-from cdc.protocol.frames import KEEPALIVE_SIZE, StandbyStatusUpdate
+from cdc.protocol.frames import KEEPALIVE_SIZE, XLOG_HEADER_SIZE, StandbyStatusUpdate
 from cdc.protocol.lsn import Lsn
-from cdc.protocol.pgoutput import NOT_UTF8_REMEDY
+from cdc.protocol.pgoutput import COMMIT, NOT_UTF8_REMEDY, decode_commit
 from connectors.postgres.connection import ANSWER_SECONDS, open_connection
 from connectors.postgres.copy_data import CopyData
 from connectors.postgres.errors import decoding_error, slot_error, translate
@@ -33,6 +35,8 @@ _SLOT_SECONDS = 300.0
 """A slot waits for the transactions that are running."""
 _MAX_FRAMES = 4000
 """A batch of small rows: more objects at once only make the garbage collector work."""
+_COMMIT_AMONG = 64
+"""The newest messages of a read, unless their transaction is large."""
 
 
 class ReplicationStream:
@@ -89,18 +93,18 @@ class ReplicationStream:
         when the connection or the stream has ended.
         """
         frames: list[bytes] = []
-        size, gathers = 0, True
+        size = 0
         deadline = time.monotonic() + timeout
         try:
+            self._pace.gather()
             while True:
-                gathers = gathers and self._pace.gather(len(frames), size)
                 answer, taken = self._copied.take(frames, max_bytes - size, _MAX_FRAMES - len(frames))
                 size += taken
                 if answer < 0:
                     raise self._ended()
                 # A message may have come in part, of which by TLS libpq took a piece.
                 rest = 0.0 if frames else max(0.0, deadline - time.monotonic())
-                if answer > 0 or not (gathers or self._pace.ready(rest)):
+                if self._pace.suffices(_newest_commit(frames)) or answer > 0 or not self._pace.ready(rest):
                     break
         except psycopg.Error as error:
             raise self._translate(error) from error
@@ -220,3 +224,11 @@ class ReplicationStream:
             else "see that it runs and can be reached",
             self._where,
         )
+
+
+def _newest_commit(frames: Sequence[bytes]) -> float | None:
+    """When it was, in seconds since 1970; None when it is not among the last few messages."""
+    for frame in islice(reversed(frames), _COMMIT_AMONG):
+        if len(frame) > XLOG_HEADER_SIZE and frame[XLOG_HEADER_SIZE] == COMMIT:
+            return decode_commit(frame, XLOG_HEADER_SIZE)[2] / 1e6
+    return None
