@@ -136,7 +136,7 @@ def recovery_command(runs: int, json_file: Path | None) -> None:
 @_seconds(60, "Of load in each run.")
 @_json
 def leader_command(peers: tuple[str, ...], runs: int, seconds: int, json_file: Path | None) -> None:
-    """How many transactions of TPC-B the leader does with nobody, and with each engine beside it."""
+    """How many transactions of TPC-B the leader does alone, and with each engine beside it."""
     _hand_out(leader.measure(engines_for(peers), runs, seconds), json_file)
 
 

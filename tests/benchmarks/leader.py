@@ -1,8 +1,8 @@
-"""What replication costs the leader: pgbench's rate with nobody, with a walsender for nobody, with each engine; the WAL
-that it keeps for them meanwhile, and how often both servers wait for their disk.
+"""What replication costs the leader: pgbench's rate beside each engine, and while the engine's walsender is held, by
+turns of two seconds; the WAL that the leader keeps for it meanwhile, and how often both servers wait for their disk.
 
-Where the leader has a CPU for itself, also with nobody while the others are busy: CPUs of one machine share caches and
-memory, and slow each other down, which those of two machines do not.
+A leader whose walsender is held has nobody beside it, and is the same one, with the same tables, a moment later: what
+else the machine does changes by the minute, and more than replication costs.
 """
 
 from __future__ import annotations
@@ -10,43 +10,60 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
+from statistics import median
 
 import psycopg
 
-from tests.benchmarks.engines import BUSY, NOBODY, WALSENDER
+from cdc.local.processes import wait_for
+from tests.benchmarks.engines import WALSENDER
 from tests.benchmarks.figures import Spread, counted
 from tests.benchmarks.meanwhile import Meanwhile
 from tests.benchmarks.processes import Cpu, measured, on_cpus
-from tests.benchmarks.report import PROGRESS, Circumstances, Report, Sheet
+from tests.benchmarks.report import PROGRESS, Circumstances, NoResult, Report, Sheet
 from tests.benchmarks.servers import Servers, servers
-from tests.benchmarks.stage import asked, staged, take_turns
+from tests.benchmarks.stage import Stage, asked, staged, take_turns
 from tests.benchmarks.workloads import items_table, mark_tpcb, pgbench_tables, tpcb_rate
 
 WARM_UP_SECONDS = 15
 """Of the same load, which are not counted: caches fill, and the broker compiles what it runs."""
+_TURN_SECONDS = 2
+_SETTLE_SECONDS = 1
+"""Of a turn, before what counts: clients connect, and the engine finds its pace."""
+_SENT_SECONDS = 60.0
 _LOOK_SECONDS = 0.25
 _KEPT = """
     SELECT pg_wal_lsn_diff(now, restart_lsn), pg_wal_lsn_diff(now, confirmed_flush_lsn)
     FROM pg_replication_slots, pg_current_wal_lsn() AS now WHERE database = current_database()
 """
 _FSYNCS = "SELECT sum(fsyncs) FROM pg_stat_io"
+_UNSENT = """
+    SELECT count(*) FROM pg_stat_replication, pg_current_wal_flush_lsn() AS now
+    WHERE pid IN (SELECT active_pid FROM pg_replication_slots WHERE database = current_database()) AND sent_lsn < now
+"""
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """Transactions a second, how long after the load the follower needed for the rest (where there is one), by process
-    microseconds of CPU a transaction, the most WAL in MB that the leader kept for the slot and that was not confirmed
-    (where there is one), and fsyncs a second by server."""
+class Turn:
+    """Transactions a second with nobody beside the leader, and with the engine; how long after that the follower needed
+    for the rest (where there is one), by process microseconds of CPU a transaction, the most WAL in MB that the leader
+    kept for the slot and that was not confirmed, and fsyncs a second by server."""
 
+    alone: float
     rate: float
     catch_up_seconds: float | None
     cpu_us: dict[str, float]
     wal_mb: dict[str, float]
     fsyncs: dict[str, float]
 
+    @property
+    def loss(self) -> float:
+        """In percent."""
+        return 100 * (1 - self.rate / self.alone)
 
-Results = dict[str, list[Loaded]]
-"""By engine the runs."""
+
+Results = dict[str, list[list[Turn]]]
+"""By engine the runs, each with its turns."""
 
 
 def measure(engines: Sequence[str], runs: int, seconds: int) -> Report:
@@ -64,7 +81,10 @@ def measure(engines: Sequence[str], runs: int, seconds: int) -> Report:
             results[place] = _of_place(place, engines, own, runs, seconds, failures)
             description = own.description
     facts = circumstances.facts(servers=description, runs=runs, seconds=seconds)
-    told = {place: {engine: list(map(asdict, runs)) for engine, runs in of.items()} for place, of in results.items()}
+    told = {
+        place: {engine: [list(map(asdict, turns)) for turns in runs] for engine, runs in of.items()}
+        for place, of in results.items()
+    }
     sheets = [sheet for place, of in results.items() for sheet in _sheets(place, of)]
     return Report("leader", sheets, told, facts, failures)
 
@@ -72,39 +92,64 @@ def measure(engines: Sequence[str], runs: int, seconds: int) -> Report:
 def _of_place(
     place: str, engines: Sequence[str], own: Servers, runs: int, seconds: int, failures: list[str]
 ) -> Results:
-    alone = (NOBODY, BUSY) if own.leader_cpus else (NOBODY,)
-    results: Results = {engine: [] for engine in (*alone, WALSENDER, *engines)}
+    results: Results = {engine: [] for engine in (WALSENDER, *engines)}
     take_turns(f"leader {place}", list(results), runs, failures,
                lambda engine, run: results[engine].append(_run(engine, own, run, seconds)))  # fmt: skip
     return results
 
 
-def _run(engine: str, own: Servers, run: int, seconds: int) -> Loaded:
+def _run(engine: str, own: Servers, run: int, seconds: int) -> list[Turn]:
     def make_tables(dsn: str) -> None:
         items_table(dsn)
         pgbench_tables(dsn, own.programs, 1.0)
 
-    def load(seconds: int) -> float:
-        with on_cpus(own.leader_cpus):
-            return tpcb_rate(stage.leader, seconds)
-
     with staged(engine, own, f"leader_{run}", make_tables) as stage:
         if stage.engine.replicates:
             stage.warm_up(0.25)
-        load(WARM_UP_SECONDS)
-        cpu = Cpu({**stage.engine.daemons(), **stage.engine.helpers()})
-        nodes = {"leader": stage.leader.connection, "follower": stage.followers[0]}
-        before = {name: asked(connection, _FSYNCS) for name, connection in nodes.items()}
-        with KeptWal(stage.leader.dsn) as kept:
-            rate, late = load(seconds), None
-        fsyncs = {name: round((asked(nodes[name], _FSYNCS) - count) / seconds, 1) for name, count in before.items()}
-        if stage.engine.replicates:
-            late = stage.wait_for(mark_tpcb(stage.leader.connection)).seconds
-        spent = {name: round(spent / (rate * seconds) * 1e6, 1) for name, spent in cpu.spent().items()}
+        _load(stage, own, WARM_UP_SECONDS)
+        turns = [_turn(stage, own, number % 2 == 0) for number in range(max(seconds // _TURN_SECONDS, 1))]
         if stage.engine.replicates:
             stage.compare()
-    PROGRESS.print(f"  {rate:,.0f} transactions a second")
-    return Loaded(rate, late, spent, kept.most_mb, fsyncs)
+    rate, alone = Spread.of([turn.rate for turn in turns]), Spread.of([turn.alone for turn in turns])
+    PROGRESS.print(f"  {rate.median:,.0f} transactions a second, alone {alone.median:,.0f}")
+    return turns
+
+
+def _turn(stage: Stage, own: Servers, alone_first: bool) -> Turn:
+    alone = _alone(stage, own) if alone_first else 0.0
+    _load(stage, own, _SETTLE_SECONDS)
+    cpu = Cpu({**stage.engine.daemons(), **stage.engine.helpers()})
+    nodes = {"leader": stage.leader.connection, "follower": stage.followers[0]}
+    before = {name: asked(connection, _FSYNCS) for name, connection in nodes.items()}
+    with KeptWal(stage.leader.dsn) as kept:
+        rate = _load(stage, own, _TURN_SECONDS)
+    count = rate * _TURN_SECONDS
+    fsyncs = {name: round((asked(nodes[name], _FSYNCS) - was) / _TURN_SECONDS, 1) for name, was in before.items()}
+    late = _catch_up(stage)
+    spent = {name: round(spent / count * 1e6, 1) for name, spent in cpu.spent().items()}
+    return Turn(alone or _alone(stage, own), rate, late, spent, kept.most_mb, fsyncs)
+
+
+def _alone(stage: Stage, own: Servers) -> float:
+    with stage.engine.held():
+        _load(stage, own, _SETTLE_SECONDS)
+        rate = _load(stage, own, _TURN_SECONDS)
+    _catch_up(stage)
+    return rate
+
+
+def _load(stage: Stage, own: Servers, seconds: int) -> float:
+    with on_cpus(own.leader_cpus):
+        return tpcb_rate(stage.leader, seconds)
+
+
+def _catch_up(stage: Stage) -> float | None:
+    """How many seconds the follower needed for all that there is; None where there is none, and all is sent."""
+    if stage.engine.replicates:
+        return stage.wait_for(mark_tpcb(stage.leader.connection)).seconds
+    if not wait_for(lambda: asked(stage.leader.connection, _UNSENT) == 0, seconds=_SENT_SECONDS):
+        raise NoResult(f"{stage.engine.name} did not keep up")
+    return None
 
 
 class KeptWal(Meanwhile):
@@ -125,42 +170,40 @@ class KeptWal(Meanwhile):
 
 
 def _sheets(place: str, results: Results) -> list[Sheet]:
-    of = {engine: list(counted(runs)) for engine, runs in results.items() if runs}
+    of = {engine: counted(runs) for engine, runs in results.items() if runs}
     return [_rates(place, of), _disks(place, of)]
 
 
-def _rates(place: str, results: Results) -> Sheet:
-    processes = measured(run.cpu_us for runs in results.values() for run in runs)
-    alone = {engine: Spread.of([run.rate for run in results[engine]]) for engine in (NOBODY, BUSY) if engine in results}
-    sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can; by process, CPU us a transaction",
-                  ["replicated by", "transactions a second", *(f"loss to {engine}" for engine in alone),
-                   "caught up, s later", *processes])  # fmt: skip
+def _rates(place: str, results: Mapping[str, Sequence[list[Turn]]]) -> Sheet:
+    processes = measured(turn.cpu_us for runs in results.values() for turn in chain(*runs))
+    sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can: transactions a second; loss, median of "
+                  "all turns (of a run); how late the follower was; by process, CPU us a transaction",
+                  ["replicated by", "beside it", "alone", "loss, %", "late, s", *processes])  # fmt: skip
     for engine, runs in results.items():
-        rate = Spread.of([run.rate for run in runs])
-        losses = ["-" if engine in (NOBODY, other) else _loss(rate, most) for other, most in alone.items()]
-        waits = [run.catch_up_seconds for run in runs if run.catch_up_seconds is not None]
-        late = Spread.of(waits).told(".1f") if waits else "-"
-        cpu = _medians([run.cpu_us for run in runs], processes)
-        sheet.rows.append([engine, rate.told(",.0f"), *losses, late, *cpu])
+        turns = [*chain(*runs)]
+        rate, alone = median(turn.rate for turn in turns), median(turn.alone for turn in turns)
+        of_runs = [median(turn.loss for turn in run) for run in runs]
+        loss = Spread(median(turn.loss for turn in turns), min(of_runs), max(of_runs)).told(".0f")
+        waits = [turn.catch_up_seconds for turn in turns if turn.catch_up_seconds is not None]
+        late = f"{median(waits):.2f}" if waits else "-"
+        cpu = _medians([turn.cpu_us for turn in turns], processes)
+        sheet.rows.append([engine, f"{rate:,.0f}", f"{alone:,.0f}", loss, late, *cpu])
     return sheet
 
 
-def _loss(rate: Spread, alone: Spread) -> str:
-    return f"{100 * (1 - rate.median / alone.median):.0f} %"
-
-
-def _disks(place: str, results: Results) -> Sheet:
+def _disks(place: str, results: Mapping[str, Sequence[list[Turn]]]) -> Sheet:
     sheet = Sheet(
         f"A leader {place}: its WAL, and waiting for disks",
         ["replicated by", "most WAL kept, MB", "not confirmed, MB", "fsyncs a second: leader", "follower"],
     )
     for engine, runs in results.items():
-        wal = _medians([run.wal_mb for run in runs], ("kept", "unconfirmed"))
-        fsyncs = _medians([run.fsyncs for run in runs], ("leader", "follower"))
+        turns = [*chain(*runs)]
+        wal = _medians([turn.wal_mb for turn in turns], ("kept", "unconfirmed"))
+        fsyncs = _medians([turn.fsyncs for turn in turns], ("leader", "follower"))
         sheet.rows.append([engine, *wal, *fsyncs])
     return sheet
 
 
-def _medians(runs: Sequence[Mapping[str, float]], names: Sequence[str]) -> list[str]:
-    found = [[run[name] for run in runs if name in run] for name in names]
-    return [f"{Spread.of(figures).median:,.0f}" if figures else "-" for figures in found]
+def _medians(turns: Sequence[Mapping[str, float]], names: Sequence[str]) -> list[str]:
+    found = [[turn[name] for turn in turns if name in turn] for name in names]
+    return [f"{median(figures):,.0f}" if figures else "-" for figures in found]

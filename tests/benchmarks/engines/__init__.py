@@ -8,23 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tests.benchmarks.engines.busy import Busy
 from tests.benchmarks.engines.debezium import Debezium
 from tests.benchmarks.engines.discard import Discard
-from tests.benchmarks.engines.engine import Engine, Nobody
+from tests.benchmarks.engines.engine import Engine
 from tests.benchmarks.engines.native import Native
 from tests.benchmarks.engines.ours import Ours, OursByUnixSocket
 from tests.benchmarks.servers import Databases, Servers
 
-__all__ = ["BUSY", "NOBODY", "OURS", "PEERS", "WALSENDER", "Engine", "Ours", "engines_for", "running"]
+__all__ = ["OURS", "PEERS", "WALSENDER", "Engine", "Ours", "engines_for", "running"]
 
 _ENGINES: dict[str, Callable[[Servers, Databases], Engine]] = {
-    kind.name: kind for kind in (Native, Ours, OursByUnixSocket, Debezium, Nobody, Busy, Discard)
+    kind.name: kind for kind in (Native, Ours, OursByUnixSocket, Debezium, Discard)
 }
 PEERS = (Native.name, Debezium.name, OursByUnixSocket.name)
 OURS = Ours.name
-NOBODY = Nobody.name
-BUSY = Busy.name
 WALSENDER = Discard.name
 
 

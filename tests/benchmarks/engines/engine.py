@@ -67,23 +67,3 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """End it, also one that never started. Its databases are dropped afterwards, with slots."""
-
-
-class Nobody(Engine):
-    """Replicates nothing: what a leader does alone."""
-
-    name = "nobody"
-    needs_tables = False
-    replicates = False
-
-    def start(self) -> None:
-        pass
-
-    def daemons(self) -> Processes:
-        return {}
-
-    def helpers(self) -> Processes:
-        return {}
-
-    def close(self) -> None:
-        pass
