@@ -164,7 +164,7 @@ class ChangeStream(Protocol):
 
     def read(self, max_bytes: int, timeout: float) -> list[bytes]:
         """CopyData payloads in order; empty after `timeout`. Where they come fast, some come together first, for
-        milliseconds."""
+        milliseconds, and it may be empty sooner."""
         ...
 
     @property

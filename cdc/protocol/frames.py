@@ -25,6 +25,7 @@ KEEPALIVE_SIZE = _KEEPALIVE.size
 """Less than the header of a frame of WAL data."""
 _STATUS = Struct(">cQQQqB")
 _XLOG_START = Struct(">xQ")
+_XLOG_SENT_AT = Struct(">x16xq")
 
 
 def xlog_start(frame: bytes) -> Lsn:
@@ -32,6 +33,12 @@ def xlog_start(frame: bytes) -> Lsn:
     if len(frame) < XLOG_HEADER_SIZE:
         raise ProtocolError(f"a frame of WAL data has {len(frame)} bytes, its header needs {XLOG_HEADER_SIZE}")
     return Lsn(_XLOG_START.unpack_from(frame)[0])
+
+
+def xlog_sent_at(frame: bytes) -> int:
+    """When it left, by the leader's clock, in microseconds since 1970. The frame must have a header."""
+    sent_at: int = _XLOG_SENT_AT.unpack_from(frame)[0]
+    return sent_at + PG_EPOCH_US
 
 
 @dataclass(frozen=True, slots=True)

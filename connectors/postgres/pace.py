@@ -33,7 +33,7 @@ _LOOPBACK_ROOM_BYTES = 64 * 1024
 _LARGEST_FRAME = 9_216
 """Of any other device."""
 _LEFT_SECONDS = 0.04
-"""By a Unix socket, of what the server has to send: more than its buffer takes, some 200 messages."""
+"""By a Unix socket, of what the server has to send: at 5,000 messages a second some 200, which its buffer takes."""
 
 
 class Pace:
@@ -46,13 +46,13 @@ class Pace:
         self._since = self._read_at = time.monotonic()
         self._messages = self._bytes = 0
         self._gather_seconds = _GATHER_SECONDS
-        self._committed_at = 0.0
+        self._committed_at = self._sent_at = 0.0
         self._fast = self._rest_may_wait = False
-        self._by_unix = self._socket.family == socket.AF_UNIX
-        self._by_loopback = not self._by_unix and _is_loopback(self._socket)
+        self.by_unix = self._socket.family == socket.AF_UNIX
+        self._by_loopback = not self.by_unix and _is_loopback(self._socket)
         if self._by_loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_ROOM_BYTES)
-        elif not self._by_unix:
+        elif not self.by_unix:
             self._make_room()
 
     def gather(self) -> None:
@@ -61,7 +61,7 @@ class Pace:
         left = self._seconds_left()
         if not left:
             return
-        if self._by_unix or self._by_loopback:
+        if self.by_unix or self._by_loopback:
             time.sleep(left)
             return
         self._wake_at(_WAKE_BYTES)
@@ -83,19 +83,26 @@ class Pace:
         """Whether there is something to read within so many seconds."""
         return bool(self._poll.poll(timeout * 1000))
 
-    def suffices(self, committed_at: float | None) -> bool:
-        """Whether a read may leave what comes after a transaction that was committed then, in seconds since 1970 by the
-        server's clock; after the one before for None."""
-        if not self._by_unix:
-            return False
-        self._committed_at = committed_at or self._committed_at
-        # Where the clock was set back since, what is left may be any amount.
-        return self._fast and abs(time.time() - self._committed_at) < _LEFT_SECONDS
+    def note_commit(self, committed_at: float, sent_at: float) -> None:
+        """Of the newest transaction that was read: when it was committed, and when the server sent that, in seconds
+        since 1970 by the clocks of who did it."""
+        self._committed_at, self._sent_at = committed_at, sent_at
+
+    @property
+    def enough(self) -> bool:
+        """Whether what was read may do for now, though there be more: by a Unix socket, where the rest keeps the server
+        from sending.
+
+        How much is left is known from clocks. Where they are not the same one - behind the socket is a proxy, or the
+        transaction is another leader's, or a clock was set back - it may be any amount, and all is read."""
+        now = time.time()
+        recent = now - self._committed_at < _LEFT_SECONDS and self._committed_at <= self._sent_at <= now
+        return self.by_unix and self._fast and recent
 
     def note(self, messages: int, keepalives: int, size: int, emptied: bool) -> None:
         """After a read: so many messages, of which so many hold no data, and bytes; and whether that was all there
-        was."""
-        self._rest_may_wait = self.suffices(None) if self._by_unix else emptied
+        was, which by a Unix socket says nothing."""
+        self._rest_may_wait = self.enough if self.by_unix else emptied
         self._messages += messages - keepalives
         self._bytes += size
         now = self._read_at = time.monotonic()

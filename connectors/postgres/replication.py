@@ -22,7 +22,7 @@ from psycopg.pq.abc import PGresult
 
 from cdc.capture_ports import SystemFacts
 from cdc.errors import CdcError, ProtocolError, RetryableError, SlotError
-from cdc.protocol.frames import KEEPALIVE_SIZE, XLOG_HEADER_SIZE, StandbyStatusUpdate
+from cdc.protocol.frames import KEEPALIVE_SIZE, XLOG_HEADER_SIZE, StandbyStatusUpdate, xlog_sent_at
 from cdc.protocol.lsn import Lsn
 from cdc.protocol.pgoutput import COMMIT, NOT_UTF8_REMEDY, decode_commit
 from connectors.postgres.connection import ANSWER_SECONDS, open_connection
@@ -89,8 +89,8 @@ class ReplicationStream:
     def read(self, max_bytes: int, timeout: float) -> list[bytes]:
         """CopyData payloads in order: what has arrived, up to about `max_bytes` and some thousand payloads.
 
-        Waits at most `timeout` seconds for the first, and up to 30 ms before where it `gathers`. Raises RetryableError
-        when the connection or the stream has ended.
+        Waits at most `timeout` seconds for the first, and up to 30 ms before where it `gathers`; there it may leave the
+        newest, and return nothing sooner. Raises RetryableError when the connection or the stream has ended.
         """
         frames: list[bytes] = []
         size = 0
@@ -104,7 +104,9 @@ class ReplicationStream:
                     raise self._ended()
                 # A message may have come in part, of which by TLS libpq took a piece.
                 rest = 0.0 if frames else max(0.0, deadline - time.monotonic())
-                if self._pace.suffices(_newest_commit(frames)) or answer > 0 or not self._pace.ready(rest):
+                if self._pace.by_unix and (commit := _newest_commit(frames)):
+                    self._pace.note_commit(*commit)
+                if answer > 0 or self._pace.enough or not self._pace.ready(rest):
                     break
         except psycopg.Error as error:
             raise self._translate(error) from error
@@ -226,9 +228,10 @@ class ReplicationStream:
         )
 
 
-def _newest_commit(frames: Sequence[bytes]) -> float | None:
-    """When it was, in seconds since 1970; None when it is not among the last few messages."""
+def _newest_commit(frames: Sequence[bytes]) -> tuple[float, float] | None:
+    """When it was committed and when that was sent, in seconds since 1970; None when it is not among the last few
+    messages."""
     for frame in islice(reversed(frames), _COMMIT_AMONG):
         if len(frame) > XLOG_HEADER_SIZE and frame[XLOG_HEADER_SIZE] == COMMIT:
-            return decode_commit(frame, XLOG_HEADER_SIZE)[2] / 1e6
+            return decode_commit(frame, XLOG_HEADER_SIZE)[2] / 1e6, xlog_sent_at(frame) / 1e6
     return None

@@ -133,7 +133,7 @@ def recovery_command(runs: int, json_file: Path | None) -> None:
 @main.command("leader")
 @_peers
 @_runs
-@_seconds(60, "Of load in each run.")
+@_seconds(60, "Of load in each run, and as long alone.")
 @_json
 def leader_command(peers: tuple[str, ...], runs: int, seconds: int, json_file: Path | None) -> None:
     """How many transactions of TPC-B the leader does alone, and with each engine beside it."""

@@ -37,29 +37,36 @@ _KEPT = """
     FROM pg_replication_slots, pg_current_wal_lsn() AS now WHERE database = current_database()
 """
 _FSYNCS = "SELECT sum(fsyncs) FROM pg_stat_io"
-_UNSENT = """
+_SENT = """
     SELECT count(*) FROM pg_stat_replication, pg_current_wal_flush_lsn() AS now
-    WHERE pid IN (SELECT active_pid FROM pg_replication_slots WHERE database = current_database()) AND sent_lsn < now
+    WHERE pid IN (SELECT active_pid FROM pg_replication_slots WHERE database = current_database()) AND sent_lsn >= now
 """
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Transactions a second with nobody beside the leader, and with the engine; how long after that the follower needed
-    for the rest (where there is one), by process microseconds of CPU a transaction, the most WAL in MB that the leader
-    kept for the slot and that was not confirmed, and fsyncs a second by server."""
+class Beside:
+    """The leader with an engine: transactions a second; how long after that the follower needed for the rest (where
+    there is one), by process microseconds of CPU a transaction, the most WAL in MB that the leader kept for the slot
+    and that was not confirmed, and fsyncs a second by server."""
 
-    alone: float
     rate: float
     catch_up_seconds: float | None
     cpu_us: dict[str, float]
     wal_mb: dict[str, float]
     fsyncs: dict[str, float]
 
+
+@dataclass(frozen=True)
+class Turn:
+    """Beside an engine, and transactions a second with nobody."""
+
+    beside: Beside
+    alone: float
+
     @property
     def loss(self) -> float:
         """In percent."""
-        return 100 * (1 - self.rate / self.alone)
+        return 100 * (1 - self.beside.rate / self.alone)
 
 
 Results = dict[str, list[list[Turn]]]
@@ -107,27 +114,33 @@ def _run(engine: str, own: Servers, run: int, seconds: int) -> list[Turn]:
         if stage.engine.replicates:
             stage.warm_up(0.25)
         _load(stage, own, WARM_UP_SECONDS)
+        _catch_up(stage)
         turns = [_turn(stage, own, number % 2 == 0) for number in range(max(seconds // _TURN_SECONDS, 1))]
         if stage.engine.replicates:
             stage.compare()
-    rate, alone = Spread.of([turn.rate for turn in turns]), Spread.of([turn.alone for turn in turns])
-    PROGRESS.print(f"  {rate.median:,.0f} transactions a second, alone {alone.median:,.0f}")
+    rate, alone = median(turn.beside.rate for turn in turns), median(turn.alone for turn in turns)
+    PROGRESS.print(f"  {rate:,.0f} transactions a second, alone {alone:,.0f}")
     return turns
 
 
 def _turn(stage: Stage, own: Servers, alone_first: bool) -> Turn:
-    alone = _alone(stage, own) if alone_first else 0.0
+    if alone_first:
+        alone = _alone(stage, own)
+        return Turn(_beside(stage, own), alone)
+    return Turn(_beside(stage, own), _alone(stage, own))
+
+
+def _beside(stage: Stage, own: Servers) -> Beside:
     _load(stage, own, _SETTLE_SECONDS)
     cpu = Cpu({**stage.engine.daemons(), **stage.engine.helpers()})
     nodes = {"leader": stage.leader.connection, "follower": stage.followers[0]}
     before = {name: asked(connection, _FSYNCS) for name, connection in nodes.items()}
     with KeptWal(stage.leader.dsn) as kept:
         rate = _load(stage, own, _TURN_SECONDS)
-    count = rate * _TURN_SECONDS
+    # The rest, which comes later, is about as much as there was of the time before.
+    spent = {name: round(seconds / (rate * _TURN_SECONDS) * 1e6, 1) for name, seconds in cpu.spent().items()}
     fsyncs = {name: round((asked(nodes[name], _FSYNCS) - was) / _TURN_SECONDS, 1) for name, was in before.items()}
-    late = _catch_up(stage)
-    spent = {name: round(spent / count * 1e6, 1) for name, spent in cpu.spent().items()}
-    return Turn(alone or _alone(stage, own), rate, late, spent, kept.most_mb, fsyncs)
+    return Beside(rate, _catch_up(stage), spent, kept.most_mb, fsyncs)
 
 
 def _alone(stage: Stage, own: Servers) -> float:
@@ -147,7 +160,7 @@ def _catch_up(stage: Stage) -> float | None:
     """How many seconds the follower needed for all that there is; None where there is none, and all is sent."""
     if stage.engine.replicates:
         return stage.wait_for(mark_tpcb(stage.leader.connection)).seconds
-    if not wait_for(lambda: asked(stage.leader.connection, _UNSENT) == 0, seconds=_SENT_SECONDS):
+    if not wait_for(lambda: asked(stage.leader.connection, _SENT) == 1, seconds=_SENT_SECONDS):
         raise NoResult(f"{stage.engine.name} did not keep up")
     return None
 
@@ -175,18 +188,18 @@ def _sheets(place: str, results: Results) -> list[Sheet]:
 
 
 def _rates(place: str, results: Mapping[str, Sequence[list[Turn]]]) -> Sheet:
-    processes = measured(turn.cpu_us for runs in results.values() for turn in chain(*runs))
-    sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can: transactions a second; loss, median of "
-                  "all turns (of a run); how late the follower was; by process, CPU us a transaction",
+    processes = measured(turn.beside.cpu_us for runs in results.values() for turn in chain(*runs))
+    sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can: transactions a second; loss, by turns "
+                  "(by runs); how late the follower was; by process, CPU us a transaction",
                   ["replicated by", "beside it", "alone", "loss, %", "late, s", *processes])  # fmt: skip
     for engine, runs in results.items():
         turns = [*chain(*runs)]
-        rate, alone = median(turn.rate for turn in turns), median(turn.alone for turn in turns)
+        rate, alone = median(turn.beside.rate for turn in turns), median(turn.alone for turn in turns)
         of_runs = [median(turn.loss for turn in run) for run in runs]
         loss = Spread(median(turn.loss for turn in turns), min(of_runs), max(of_runs)).told(".0f")
-        waits = [turn.catch_up_seconds for turn in turns if turn.catch_up_seconds is not None]
+        waits = [turn.beside.catch_up_seconds for turn in turns if turn.beside.catch_up_seconds is not None]
         late = f"{median(waits):.2f}" if waits else "-"
-        cpu = _medians([turn.cpu_us for turn in turns], processes)
+        cpu = _medians([turn.beside.cpu_us for turn in turns], processes)
         sheet.rows.append([engine, f"{rate:,.0f}", f"{alone:,.0f}", loss, late, *cpu])
     return sheet
 
@@ -198,8 +211,8 @@ def _disks(place: str, results: Mapping[str, Sequence[list[Turn]]]) -> Sheet:
     )
     for engine, runs in results.items():
         turns = [*chain(*runs)]
-        wal = _medians([turn.wal_mb for turn in turns], ("kept", "unconfirmed"))
-        fsyncs = _medians([turn.fsyncs for turn in turns], ("leader", "follower"))
+        wal = _medians([turn.beside.wal_mb for turn in turns], ("kept", "unconfirmed"))
+        fsyncs = _medians([turn.beside.fsyncs for turn in turns], ("leader", "follower"))
         sheet.rows.append([engine, *wal, *fsyncs])
     return sheet
 

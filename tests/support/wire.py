@@ -13,9 +13,9 @@ UNCHANGED = object()
 Cell = str | None | object
 
 
-def xlog(message: bytes, lsn: int = 0) -> bytes:
+def xlog(message: bytes, lsn: int = 0, sent_at_us: int = PG_EPOCH_US) -> bytes:
     """`message` as WAL data that lies at `lsn`."""
-    return pack(">cQQq", b"w", lsn, lsn, 0) + message
+    return pack(">cQQq", b"w", lsn, lsn, sent_at_us - PG_EPOCH_US) + message
 
 
 def keepalive(end_lsn: int, reply_requested: bool = False, sent_at_us: int = PG_EPOCH_US) -> bytes:

@@ -16,6 +16,7 @@ from cdc.protocol.frames import (
     XLOG_HEADER_SIZE,
     PrimaryKeepalive,
     StandbyStatusUpdate,
+    xlog_sent_at,
     xlog_start,
 )
 from tests.support import wire
@@ -46,9 +47,9 @@ class TestRows:
         self, table: tuple[tuple[str, ...], list[list[wire.Cell]]], oid: int, lsn: int
     ) -> None:
         names, (new,) = table
-        frame = wire.xlog(wire.insert(oid, new), lsn)
+        frame = wire.xlog(wire.insert(oid, new), lsn, PG_EPOCH_US + oid)
         assert pgoutput.row_head(frame) == (lsn, oid)
-        assert xlog_start(frame) == lsn
+        assert (xlog_start(frame), xlog_sent_at(frame)) == (lsn, PG_EPOCH_US + oid)
         assert pgoutput.decode_insert(frame, AT, names) == decoded(names, new)
 
     @given(rows(whole_cells, cells), st.sampled_from("-KO"))

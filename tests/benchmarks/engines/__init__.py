@@ -1,6 +1,6 @@
 """What replicates: each engine, started anew for each run, between the same servers.
 
-`start_engine` is the one place that knows their names.
+`_ENGINES` is the one place that knows all of them.
 """
 
 from __future__ import annotations
