@@ -25,9 +25,9 @@ from connectors.kafka.settings import QUIET, consumer_settings
 log = structlog.get_logger(__name__)
 
 PARTITION = 0
-_SLICE = 100
+_FIRST_SLICE, _SLICE = 8, 100
 _CONSUME_BYTES = 4 * 2**20
-"""The client bounds by number only, and hands over copies."""
+"""The client bounds by number only, and hands over copies: parts of large values may be a megabyte each."""
 REQUEST_SECONDS = 5.0
 _TAIL_SECONDS = 120.0
 """Enough to read an incomplete transaction of ten million rows backwards."""
@@ -110,10 +110,12 @@ class LogReader:
         CheckError when the broker refuses us, RetryableError for a client that cannot go on by itself.
         """
         messages, self._early = self._early, []
-        messages = messages or self._consumer.consume(min(limit, _SLICE), 0) or self._consumer.consume(1, timeout)
+        messages = messages or self._consumer.consume(min(limit, _FIRST_SLICE), 0) or self._consumer.consume(1, timeout)
         size = _size(messages)
         while 0 < len(messages) < limit and size < _CONSUME_BYTES:
-            more = self._consumer.consume(min(limit - len(messages), _SLICE), 0)
+            alike = (_CONSUME_BYTES - size) * len(messages) // max(size, 1) + 1
+            known = max(_FIRST_SLICE, len(messages))
+            more = self._consumer.consume(min(limit - len(messages), _SLICE, known, alike), 0)
             if not more:
                 break
             messages += more
