@@ -113,6 +113,7 @@ class LogReader:
         messages = messages or self._consumer.consume(min(limit, _FIRST_SLICE), 0) or self._consumer.consume(1, timeout)
         size = _size(messages)
         while 0 < len(messages) < limit and size < _CONSUME_BYTES:
+            # The next may be larger than those before: no more of them than are known, or than would fill the rest.
             alike = (_CONSUME_BYTES - size) * len(messages) // max(size, 1) + 1
             known = max(_FIRST_SLICE, len(messages))
             more = self._consumer.consume(min(limit - len(messages), _SLICE, known, alike), 0)

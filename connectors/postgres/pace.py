@@ -95,9 +95,10 @@ class Pace:
 
         How much is left is known from clocks. Where they are not the same one - behind the socket is a proxy, or the
         transaction is another leader's, or a clock was set back - it may be any amount, and all is read."""
+        if not (self.by_unix and self._fast):
+            return False
         now = time.time()
-        recent = now - self._committed_at < _LEFT_SECONDS and self._committed_at <= self._sent_at <= now
-        return self.by_unix and self._fast and recent
+        return now - self._committed_at < _LEFT_SECONDS and self._committed_at <= self._sent_at <= now
 
     def note(self, messages: int, keepalives: int, size: int, emptied: bool) -> None:
         """After a read: so many messages, of which so many hold no data, and bytes; and whether that was all there
