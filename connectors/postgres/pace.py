@@ -8,8 +8,8 @@ reader who has taken everything lets some come together first, for a time that n
 Where they come together depends on the way to the server. By the loopback device it is the server's end: its kernel
 adds a message to those that wait there, while one that finds room at the reader's end is a packet, which costs as much
 again. From another machine it is the reader's end, since what waits at the other is a round trip away. By a Unix socket
-it is the leader's WAL: a server that finds its little buffer full stands still, and no commit wakes it meanwhile. So
-there the reader takes what was committed some time ago, and leaves the rest.
+it is the leader's WAL: a server that finds its little buffer full stands still, and a commit that wakes it makes it
+send nothing. So there the reader takes what was committed some time ago, and leaves the rest.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _MANY_A_SECOND = 5_000.0
 _RATE_SECONDS = 0.1
 """Over which the rate is taken. Much shorter, a steady load near the limit is by turns fast and not."""
 _GATHER_SECONDS = 0.03
+_UNIX_GATHER_SECONDS = 0.05
+"""By a Unix socket, which is for leaders that are to lose little (ops/decisions/0016-*.md)."""
 _ENOUGH_BYTES = 1024 * 1024
 """Of what gathers, at the rate of the last time: less than what a server's end holds, after which it stands still."""
 _WAKE_BYTES = 64 * 1024
@@ -32,8 +34,8 @@ _LOOPBACK_ROOM_BYTES = 64 * 1024
 """As much as a packet of that device may have. With much less, a sender waits until there is more."""
 _LARGEST_FRAME = 9_216
 """Of any other device."""
-_LEFT_SECONDS = 0.04
-"""By a Unix socket, of what the server has to send: at 5,000 messages a second some 200, which its buffer takes."""
+_LEFT_SECONDS = 0.03
+"""By a Unix socket, of what the server has to send: at 5,000 messages a second 150, which its buffer takes."""
 
 
 class Pace:
@@ -45,10 +47,10 @@ class Pace:
         self._poll.register(socket_number, select.POLLIN)
         self._since = self._read_at = time.monotonic()
         self._messages = self._bytes = 0
-        self._gather_seconds = _GATHER_SECONDS
         self._committed_at = self._sent_at = 0.0
         self._fast = self._rest_may_wait = False
         self.by_unix = self._socket.family == socket.AF_UNIX
+        self._longest_seconds = self._gather_seconds = _UNIX_GATHER_SECONDS if self.by_unix else _GATHER_SECONDS
         self._by_loopback = not self.by_unix and _is_loopback(self._socket)
         if self._by_loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_ROOM_BYTES)
@@ -110,7 +112,7 @@ class Pace:
         seconds = now - self._since
         if seconds >= _RATE_SECONDS:
             self._fast = self._messages > _MANY_A_SECOND * seconds
-            self._gather_seconds = min(_GATHER_SECONDS, _ENOUGH_BYTES * seconds / max(self._bytes, 1))
+            self._gather_seconds = min(self._longest_seconds, _ENOUGH_BYTES * seconds / max(self._bytes, 1))
             self._since, self._messages, self._bytes = now, 0, 0
 
     def close(self) -> None:

@@ -116,12 +116,13 @@ def test_messages_that_come_fast_are_read_many_at_a_time(packet: int, phase: str
     assert sum(messages for messages, *_ in found) > many * sum(calls for _, calls, _ in found)
 
 
-@WAYS
-def test_little_is_left_by_a_read_while_messages_come_fast(packet: int):
-    """What is left is older by another 30 ms when it is read. With 64 kB left it is 60 at this rate, 1 MB a second."""
+@pytest.mark.parametrize(("packet", "most"), [(LOOPBACK, 0.055), (ELSEWHERE, 0.055), (UNIX, 0.075)])
+def test_little_is_left_by_a_read_while_messages_come_fast(packet: int, most: float):
+    """What is left is older by another 30 ms when it is read, by a Unix socket 50. With 64 kB left it is 60 more at this
+    rate, 1 MB a second."""
     with sender(packet, STEADY) as reader:
         found = list(reads(reader))
-    assert median(late for *_, late in found[-50:]) < 0.055
+    assert median(late for *_, late in found[-50:]) < most
 
 
 @pytest.mark.parametrize(("packet", "at_the_senders_end"), [(LOOPBACK, True), (ELSEWHERE, False)])
@@ -183,13 +184,13 @@ def test_where_much_comes_it_sleeps_until_a_megabyte_may_be_there(clock: Clock):
 @pytest.mark.parametrize(
     ("committed", "sent", "enough"),
     [
-        (-0.03, -0.02, True),
-        (-0.05, -0.02, False),
+        (-0.02, -0.01, True),
+        (-0.04, -0.01, False),
         # By clocks that are not ours: a server's behind a proxy, and of one who committed it somewhere else.
-        (-0.03, 0.02, False),
-        (-0.02, -0.03, False),
+        (-0.02, 0.01, False),
+        (-0.01, -0.02, False),
         (3600.0, 3600.0, False),
-        (-3600.0, -0.02, False),
+        (-3600.0, -0.01, False),
     ],
 )
 def test_by_a_unix_socket_what_was_committed_just_now_is_left_to_the_server(
@@ -203,7 +204,7 @@ def test_by_a_unix_socket_what_was_committed_just_now_is_left_to_the_server(
         pace.note(200, 0, 200 * SIZE, emptied=False)
         assert pace.gathers == enough
         pace.gather()
-    assert clock.slept == pytest.approx([0.03] * enough)
+    assert clock.slept == pytest.approx([0.05] * enough)
 
 
 def test_by_a_unix_socket_all_is_read_until_a_transaction_has_ended(clock: Clock):
@@ -211,7 +212,7 @@ def test_by_a_unix_socket_all_is_read_until_a_transaction_has_ended(clock: Clock
         assert not pace.enough
         pace.note_commit(clock.time(), clock.time())
         assert pace.enough
-        clock.now += 0.045  # in the middle of a large one
+        clock.now += 0.035  # in the middle of a large one
         assert not pace.enough
 
 
