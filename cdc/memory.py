@@ -22,7 +22,20 @@ _MAPPED_BYTES = 4 * 2**20
 """Larger pieces are the system's again as soon as they are freed."""
 
 
-def keep_while_busy() -> None:
+def work_for_long() -> None:
+    """For a daemon that begins its work."""
+    _keep_while_busy()
+    _collect_rarely()
+
+
+def give_back() -> None:
+    """Takes some milliseconds for 100 MB: call it where nothing is urgent."""
+    gc.collect()
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(ctypes.c_size_t(0))
+
+
+def _keep_while_busy() -> None:
     """What is freed at the end of an arena stays with the process up to 8 MB each, and no more.
 
     glibc begins with 128 kB, so that a thread of the Kafka client gave a batch of some hundred kB back and got it anew
@@ -34,15 +47,8 @@ def keep_while_busy() -> None:
         _libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
-def give_back() -> None:
-    """Takes some milliseconds for 100 MB: call it where nothing is urgent."""
-    gc.collect()
-    if hasattr(_libc, "malloc_trim"):
-        _libc.malloc_trim(ctypes.c_size_t(0))
-
-
-def collect_rarely() -> None:
-    """For a daemon that begins its work: what there is stays, and rows are no cycles. A session that has failed may be
-    one, with all that it had under way; `give_back` finds it."""
+def _collect_rarely() -> None:
+    """What there is stays, and rows are no cycles. A session that has failed may be one, with all that it had under
+    way; `give_back` finds it."""
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)

@@ -52,7 +52,7 @@ from cdc.log.records import (
 )
 from cdc.log.runs import Run
 from cdc.log.sequences import SEQUENCES_PREFIX, sequence_values
-from cdc.memory import GIVE_BACK_SECONDS, collect_rarely, give_back, keep_while_busy
+from cdc.memory import GIVE_BACK_SECONDS, give_back, work_for_long
 from cdc.ports import LogReader, LogRecord, TablePlan, Target
 from cdc.protocol.lsn import Lsn
 from cdc.retry import at_most_every, run_with_retries
@@ -122,8 +122,7 @@ class ApplyService:
         self._meter = meter or ApplyMeter()
 
     def run(self, stop: StopToken) -> None:
-        keep_while_busy()
-        collect_rarely()
+        work_for_long()
         ended = threading.Event()
         watch = threading.Thread(target=self._interrupt_when_late, args=(stop, ended), name="stop", daemon=True)
         watch.start()

@@ -33,7 +33,7 @@ from cdc.events.assembler import Assembler, Resume
 from cdc.log.compiled import HOW_ROWS_PASS
 from cdc.log.envelope import Envelope, Finisher
 from cdc.log.tail import LogTail
-from cdc.memory import GIVE_BACK_SECONDS, collect_rarely, give_back, keep_while_busy
+from cdc.memory import GIVE_BACK_SECONDS, give_back, work_for_long
 from cdc.protocol.lsn import Lsn
 from cdc.retry import at_most_every, run_with_retries
 from cdc.services.guardian import Guardian
@@ -121,8 +121,7 @@ class CaptureService:
 
         Raises TerminalError or CheckError when an operator must act. Lost connections are retried for ever.
         """
-        keep_while_busy()
-        collect_rarely()
+        work_for_long()
         run_with_retries(lambda progressed: self._session(stop, progressed), stop, "capture", self._health.interrupted)
 
     def _session(self, stop: StopToken, progressed: Callable[[], None]) -> None:

@@ -74,11 +74,10 @@ def leader_of(settings: Settings, tail: LogTail | None) -> str:
 
 def known_leader(settings: Settings, role: str) -> str:
     """Who leads, as far as it can be known. What is wrong with the log is for the caller to find out."""
-    with log_reader(settings, role) as reader:
-        try:
-            tail = reader.read_tail(depth_bytes=depth(settings))
-        except (LogError, RetryableError):
-            tail = None
+    try:
+        tail = tail_of(settings, role)
+    except (LogError, RetryableError):
+        tail = None
     return leader_of(settings, tail)
 
 
