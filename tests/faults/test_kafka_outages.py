@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -20,6 +17,7 @@ from connectors.kafka.settings import common_settings
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import durable_kafka
 from tests.support.bank import BANK
+from tests.support.disk import small_disk
 from tests.support.log import accepted, read_log
 from tests.support.pipeline import QUICK_HEARTBEAT, Pipeline, rows_of
 from tests.support.topic import Topic, fatal
@@ -200,52 +198,24 @@ def test_a_topic_that_is_deleted_while_all_runs_ends_both_daemons_and_is_not_mad
     assert pipeline.position() >= position
 
 
-@contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A file system of its own, mounted at `folder`; skips where that is not possible."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    if mounted.returncode != 0:
-        pytest.skip(f"this machine cannot mount a tmpfs: {mounted.stderr.strip()}")
-    try:
-        yield
-    finally:
-        command = ["umount", "-l", str(folder)]
-        subprocess.run(command, check=True, timeout=20)
-
-
-def fill(disk: Path) -> Path:
-    """Write a file until there is no space."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while file.write(b"\0" * 65536):
-                pass
-        except OSError:
-            return ballast
-    raise AssertionError("the disk has no end")
-
-
 @pytest.mark.long
 def test_a_broker_whose_disk_is_full_holds_the_slot_until_there_is_space(pipelines: Pipelines):
     kafka = durable_kafka()
     if not isinstance(kafka, ProcessKafka):
         pytest.skip("a Kafka in a container has its disk elsewhere")
-    disk = kafka.log_path.parent / "data"
-    with small_disk(disk, 96), kafka:
+    with small_disk(kafka.log_path.parent / "data", 96 * MEGABYTE) as disk, kafka:
         pipeline = pipelines.new(*BANK, BULK, kafka_server=kafka).init().bootstrap().start()
         told = complaints(pipeline)
         with watched_bank(pipeline, kafka.bootstrap_servers) as bank:
             bank.transacts(20)
-            ballast = fill(disk)
+            disk.fill()
             add_bulk(pipeline, 8)
             assert wait_for(lambda: not kafka.running, seconds=60), "a broker whose only disk fails ends"
             held = confirmed(pipeline)
             bank.transacts(50)
             wait_until_capture_complains(pipeline, told)
             assert confirmed(pipeline) == held
-            ballast.unlink()
+            disk.free()
             kafka.start()
             recovers(pipeline, "broker with a full disk", seconds=60)
         pipeline.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -18,9 +19,13 @@ class SmallDisk:
     folder: Path
 
     def fill(self, leave: int = 0) -> None:
-        """A file takes what is free, but for `leave` bytes."""
+        """A file takes what is free, but for `leave` bytes. A server may write at the same time."""
         state = os.statvfs(self.folder)
-        self._filler.write_bytes(bytes(max(0, state.f_bavail * state.f_bsize - leave)))
+        try:
+            self._filler.write_bytes(bytes(max(0, state.f_bavail * state.f_bsize - leave)))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
 
     def free(self) -> None:
         """What `fill` took."""
