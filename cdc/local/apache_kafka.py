@@ -165,6 +165,9 @@ class ApacheKafka(ProcessKafka):
             # After a kill the controller waits this long before it takes the broker back.
             "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "500",
+            # For a few clients. Each of the 22 by default wakes three times a second, to see that there is nothing.
+            "num.network.threads": "1",
+            "num.io.threads": "2",
             # The default takes 128 MB of a heap of 512.
             "log.cleaner.dedupe.buffer.size": "4194304",
             **(self._secure.properties() if self._secure else {}),

@@ -69,10 +69,8 @@ log = structlog.get_logger(__name__)
 _ROW_OPERATIONS = frozenset("cud")
 _FINGERPRINT = re.compile("[0-9a-f]{12}")
 
-IDLE_WAIT_SECONDS = 0.25
+_IDLE_WAIT_SECONDS = 0.5
 """How long one wait for records lasts; also how fast a stop is noticed."""
-
-
 _LEADING_WAIT_SECONDS = 1.0
 _TAIL_DEPTH_BYTES = 64 * 2**20
 """More than a capture that was taken for dead may have written late, which alone would tell of an older end."""
@@ -349,7 +347,7 @@ class ApplySession:
         try:
             if self._ahead_error is not None:
                 raise self._ahead_error
-            return self._consume(IDLE_WAIT_SECONDS if self._window.position is None else 0.0)
+            return self._consume(_IDLE_WAIT_SECONDS if self._window.position is None else 0.0)
         except LogError:
             first, end = self._reader.watermarks()
             if not self._hint_in_doubt or first == end:

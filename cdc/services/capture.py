@@ -51,7 +51,8 @@ _STATUS_SECONDS = 1.0
 _PROGRESS_SECONDS = 0.1
 """How often at most it hears of progress, or gets a reply that it asked for."""
 _READ_BYTES = 1 << 20
-_IDLE_READ_SECONDS = 0.25
+_IDLE_READ_SECONDS = 0.5
+"""While nothing is under way; also how fast a stop is noticed."""
 _BUSY_READ_SECONDS = 0.02
 """While records are under way, their delivery must be noticed soon."""
 _PRESSURE_POLL_SECONDS = 0.05

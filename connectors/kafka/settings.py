@@ -45,7 +45,8 @@ _CONSUMER_FIXED: Settings = {
     "check.crcs": True,
 }
 _CONSUMER_DEFAULTS: Settings = {
-    "fetch.wait.max.ms": 100,
+    # A broker answers as soon as there is a record; an answer without one costs it more than us.
+    "fetch.wait.max.ms": 500,
     "fetch.min.bytes": 1,
     # Prefetch is memory: librdkafka's own default is 64 MiB a partition.
     "queued.max.messages.kbytes": 8192,

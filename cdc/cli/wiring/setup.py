@@ -7,6 +7,7 @@ from cdc.config import Settings
 from cdc.services.initialize import Initializer, InitializeSettings
 from connectors.kafka.consumer import LogReader
 from connectors.kafka.producer import LogProducer
+from connectors.kafka.settings import to_find_the_end
 from connectors.postgres.leader import Leader
 
 
@@ -19,6 +20,6 @@ def initializer(settings: Settings) -> Initializer:
         InitializeSettings(settings.group, node, settings.topic, settings.slot, settings.capture.tables),
         lambda: Leader(dsn, "cdc init", node),
         topic_of(settings, client),
-        lambda: LogReader(client, settings.topic),
+        lambda: LogReader(to_find_the_end(client), settings.topic),
         lambda max_message_bytes: LogProducer(client, settings.topic, max_message_bytes),
     )
