@@ -3,6 +3,8 @@ turns of two seconds; the WAL that the leader keeps for it meanwhile, and how of
 
 A leader whose walsender is held has nobody beside it, and is the same one, with the same tables, a moment later: what
 else the machine does changes by the minute, and more than replication costs.
+What its host takes is known: turns in which that was more than a hundredth of the CPU time do not count, where enough
+others are left.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ import psycopg
 
 from cdc.local.processes import wait_for
 from tests.benchmarks.engines import WALSENDER
-from tests.benchmarks.figures import Spread, counted
+from tests.benchmarks.figures import Spread, counted, percentile
 from tests.benchmarks.meanwhile import Meanwhile
 from tests.benchmarks.processes import Cpu, measured, on_cpus
-from tests.benchmarks.report import PROGRESS, Circumstances, NoResult, Report, Sheet
+from tests.benchmarks.report import PROGRESS, Circumstances, NoResult, Report, Sheet, StolenTime
 from tests.benchmarks.servers import Servers, servers
 from tests.benchmarks.stage import Stage, asked, staged, take_turns
 from tests.benchmarks.workloads import items_table, mark_tpcb, pgbench_tables, tpcb_rate
@@ -32,6 +34,8 @@ _SETTLE_SECONDS = 1
 """Of a turn, before what counts: clients connect, and the engine finds its pace."""
 _SENT_SECONDS = 60.0
 _LOOK_SECONDS = 0.25
+_QUIET_PERCENT = 1.0
+_ENOUGH_TURNS = 5
 _KEPT = """
     SELECT pg_wal_lsn_diff(now, restart_lsn), pg_wal_lsn_diff(now, confirmed_flush_lsn)
     FROM pg_replication_slots, pg_current_wal_lsn() AS now WHERE database = current_database()
@@ -58,10 +62,11 @@ class Beside:
 
 @dataclass(frozen=True)
 class Turn:
-    """Beside an engine, and transactions a second with nobody."""
+    """Beside an engine, and transactions a second with nobody; and the share of CPU time that the host took."""
 
     beside: Beside
     alone: float
+    stolen_percent: float
 
     @property
     def loss(self) -> float:
@@ -124,10 +129,12 @@ def _run(engine: str, own: Servers, run: int, seconds: int) -> list[Turn]:
 
 
 def _turn(stage: Stage, own: Servers, alone_first: bool) -> Turn:
+    stolen = StolenTime()
     if alone_first:
-        alone = _alone(stage, own)
-        return Turn(_beside(stage, own), alone)
-    return Turn(_beside(stage, own), _alone(stage, own))
+        alone, beside = _alone(stage, own), _beside(stage, own)
+    else:
+        beside, alone = _beside(stage, own), _alone(stage, own)
+    return Turn(beside, alone, stolen.percent())
 
 
 def _beside(stage: Stage, own: Servers) -> Beside:
@@ -183,34 +190,41 @@ class KeptWal(Meanwhile):
 
 
 def _sheets(place: str, results: Results) -> list[Sheet]:
-    of = {engine: counted(runs) for engine, runs in results.items() if runs}
+    of = {engine: [*chain(*counted(runs))] for engine, runs in results.items() if runs}
     return [_rates(place, of), _disks(place, of)]
 
 
-def _rates(place: str, results: Mapping[str, Sequence[list[Turn]]]) -> Sheet:
-    processes = measured(turn.beside.cpu_us for runs in results.values() for turn in chain(*runs))
-    sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can: transactions a second; loss, by turns "
-                  "(by runs); how late the follower was; by process, CPU us a transaction",
-                  ["replicated by", "beside it", "alone", "loss, %", "late, s", *processes])  # fmt: skip
-    for engine, runs in results.items():
-        turns = [*chain(*runs)]
+def _quiet(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Those that the host left alone; all, where these are too few."""
+    quiet = [turn for turn in turns if turn.stolen_percent <= _QUIET_PERCENT]
+    return quiet if len(quiet) >= _ENOUGH_TURNS else turns
+
+
+def _rates(place: str, results: Mapping[str, Sequence[Turn]]) -> Sheet:
+    processes = measured(turn.beside.cpu_us for turn in chain(*results.values()))
+    sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can: transactions a second; loss (of "
+                  "half of the turns); how late the follower was; by process, CPU us a transaction",
+                  ["replicated by", "turns", "beside it", "alone", "loss, %", "late, s", *processes])  # fmt: skip
+    for engine, every in results.items():
+        turns = _quiet(every)
         rate, alone = median(turn.beside.rate for turn in turns), median(turn.alone for turn in turns)
-        of_runs = [median(turn.loss for turn in run) for run in runs]
-        loss = Spread(median(turn.loss for turn in turns), min(of_runs), max(of_runs)).told(".0f")
+        losses = sorted(turn.loss for turn in turns)
+        loss = Spread(median(losses), percentile(losses, 25), percentile(losses, 75)).told(".0f")
         waits = [turn.beside.catch_up_seconds for turn in turns if turn.beside.catch_up_seconds is not None]
         late = f"{median(waits):.2f}" if waits else "-"
         cpu = _medians([turn.beside.cpu_us for turn in turns], processes)
-        sheet.rows.append([engine, f"{rate:,.0f}", f"{alone:,.0f}", loss, late, *cpu])
+        count = f"{len(turns)} of {len(every)}"
+        sheet.rows.append([engine, count, f"{rate:,.0f}", f"{alone:,.0f}", loss, late, *cpu])
     return sheet
 
 
-def _disks(place: str, results: Mapping[str, Sequence[list[Turn]]]) -> Sheet:
+def _disks(place: str, results: Mapping[str, Sequence[Turn]]) -> Sheet:
     sheet = Sheet(
         f"A leader {place}: its WAL, and waiting for disks",
         ["replicated by", "most WAL kept, MB", "not confirmed, MB", "fsyncs a second: leader", "follower"],
     )
-    for engine, runs in results.items():
-        turns = [*chain(*runs)]
+    for engine, every in results.items():
+        turns = _quiet(every)
         wal = _medians([turn.beside.wal_mb for turn in turns], ("kept", "unconfirmed"))
         fsyncs = _medians([turn.beside.fsyncs for turn in turns], ("leader", "follower"))
         sheet.rows.append([engine, *wal, *fsyncs])

@@ -98,16 +98,22 @@ class Circumstances:
 
     def __init__(self) -> None:
         self._load = os.getloadavg()[0]
-        self._times = psutil.cpu_times()
+        self._stolen = StolenTime()
         if self._load > _QUIET_LOAD:
             PROGRESS.print(f"the load average is {self._load:.2f}: what else runs here takes part in every figure")
 
     def facts(self, **more: Any) -> dict[str, Any]:
         return {"commit": _commit(), "machine": _machine(), "load_before": round(self._load, 2),
-                "stolen_percent": self._stolen(), **more}  # fmt: skip
+                "stolen_percent": self._stolen.percent(), **more}  # fmt: skip
 
-    def _stolen(self) -> float:
-        """Of the machine's CPU time since then, by the host."""
+
+class StolenTime:
+    """Of the machine's CPU, by its host, since this was made."""
+
+    def __init__(self) -> None:
+        self._times = psutil.cpu_times()
+
+    def percent(self) -> float:
         now = psutil.cpu_times()
         passed = sum(now) - sum(self._times)
         stolen = getattr(now, "steal", 0.0) - getattr(self._times, "steal", 0.0)
