@@ -12,7 +12,7 @@ PERCENTILES = (50.0, 95.0, 99.0, 99.9)
 
 
 class Spread(NamedTuple):
-    """Of several runs."""
+    """Of several runs or turns."""
 
     median: float
     least: float
@@ -21,6 +21,12 @@ class Spread(NamedTuple):
     @classmethod
     def of(cls, figures: Sequence[float]) -> Spread:
         return cls(median(figures), min(figures), max(figures))
+
+    @classmethod
+    def of_middle_half(cls, figures: Sequence[float]) -> Spread:
+        """From the first quartile to the third, where single figures lie far off."""
+        ordered = sorted(figures)
+        return cls(median(ordered), percentile(ordered, 25), percentile(ordered, 75))
 
     def told(self, form: str) -> str:
         """`5.1 (4.9-6.0)`; the median alone when there is nothing around it."""

@@ -2,9 +2,8 @@
 turns of two seconds; the WAL that the leader keeps for it meanwhile, and how often both servers wait for their disk.
 
 A leader whose walsender is held has nobody beside it, and is the same one, with the same tables, a moment later: what
-else the machine does changes by the minute, and more than replication costs.
-What its host takes is known: turns in which that was more than a hundredth of the CPU time do not count, where enough
-others are left.
+else the machine does changes by the minute, and more than replication costs. What its host takes is known: turns in
+which that was more than a hundredth of the CPU time do not count, where enough others are left.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import psycopg
 
 from cdc.local.processes import wait_for
 from tests.benchmarks.engines import WALSENDER
-from tests.benchmarks.figures import Spread, counted, percentile
+from tests.benchmarks.figures import Spread, counted
 from tests.benchmarks.meanwhile import Meanwhile
 from tests.benchmarks.processes import Cpu, measured, on_cpus
 from tests.benchmarks.report import PROGRESS, Circumstances, NoResult, Report, Sheet, StolenTime
@@ -190,31 +189,30 @@ class KeptWal(Meanwhile):
 
 
 def _sheets(place: str, results: Results) -> list[Sheet]:
-    of = {engine: [*chain(*counted(runs))] for engine, runs in results.items() if runs}
-    return [_rates(place, of), _disks(place, of)]
+    every = {engine: [*chain(*counted(runs))] for engine, runs in results.items() if runs}
+    of = {engine: quiet(turns) for engine, turns in every.items()}
+    counts = {engine: f"{len(turns)} of {len(every[engine])}" for engine, turns in of.items()}
+    return [_rates(place, of, counts), _disks(place, of)]
 
 
-def _quiet(turns: Sequence[Turn]) -> Sequence[Turn]:
+def quiet(turns: Sequence[Turn]) -> Sequence[Turn]:
     """Those that the host left alone; all, where these are too few."""
     quiet = [turn for turn in turns if turn.stolen_percent <= _QUIET_PERCENT]
     return quiet if len(quiet) >= _ENOUGH_TURNS else turns
 
 
-def _rates(place: str, results: Mapping[str, Sequence[Turn]]) -> Sheet:
+def _rates(place: str, results: Mapping[str, Sequence[Turn]], counts: Mapping[str, str]) -> Sheet:
     processes = measured(turn.beside.cpu_us for turn in chain(*results.values()))
     sheet = Sheet(f"A leader {place}, four clients of TPC-B as fast as they can: transactions a second; loss (of "
                   "half of the turns); how late the follower was; by process, CPU us a transaction",
                   ["replicated by", "turns", "beside it", "alone", "loss, %", "late, s", *processes])  # fmt: skip
-    for engine, every in results.items():
-        turns = _quiet(every)
+    for engine, turns in results.items():
         rate, alone = median(turn.beside.rate for turn in turns), median(turn.alone for turn in turns)
-        losses = sorted(turn.loss for turn in turns)
-        loss = Spread(median(losses), percentile(losses, 25), percentile(losses, 75)).told(".0f")
+        loss = Spread.of_middle_half([turn.loss for turn in turns]).told(".0f")
         waits = [turn.beside.catch_up_seconds for turn in turns if turn.beside.catch_up_seconds is not None]
         late = f"{median(waits):.2f}" if waits else "-"
         cpu = _medians([turn.beside.cpu_us for turn in turns], processes)
-        count = f"{len(turns)} of {len(every)}"
-        sheet.rows.append([engine, count, f"{rate:,.0f}", f"{alone:,.0f}", loss, late, *cpu])
+        sheet.rows.append([engine, counts[engine], f"{rate:,.0f}", f"{alone:,.0f}", loss, late, *cpu])
     return sheet
 
 
@@ -223,8 +221,7 @@ def _disks(place: str, results: Mapping[str, Sequence[Turn]]) -> Sheet:
         f"A leader {place}: its WAL, and waiting for disks",
         ["replicated by", "most WAL kept, MB", "not confirmed, MB", "fsyncs a second: leader", "follower"],
     )
-    for engine, every in results.items():
-        turns = _quiet(every)
+    for engine, turns in results.items():
         wal = _medians([turn.beside.wal_mb for turn in turns], ("kept", "unconfirmed"))
         fsyncs = _medians([turn.beside.fsyncs for turn in turns], ("leader", "follower"))
         sheet.rows.append([engine, *wal, *fsyncs])

@@ -19,12 +19,13 @@ class SmallDisk:
     folder: Path
 
     def fill(self, leave: int = 0) -> None:
-        """A file takes what is free, but for `leave` bytes. A server may write at the same time."""
+        """A file takes what is free, but for `leave` bytes. Where none are to be left, a server that writes at the same
+        time may take some of it."""
         state = os.statvfs(self.folder)
         try:
             self._filler.write_bytes(bytes(max(0, state.f_bavail * state.f_bsize - leave)))
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if leave or error.errno != errno.ENOSPC:
                 raise
 
     def free(self) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.benchmarks.figures import Spread, counted, percentile, quantiles, schedule
 from tests.benchmarks.latency import summary
+from tests.benchmarks.leader import Beside, Turn, quiet
 from tests.benchmarks.report import NoResult, Sheet
 from tests.benchmarks.stage import take_turns
 
@@ -18,6 +19,18 @@ def test_the_first_of_several_runs_does_not_count():
 def test_a_spread_tells_what_lies_around_the_median():
     assert Spread.of([3.0, 1.0, 2.0]).told(".0f") == "2 (1-3)"
     assert Spread.of([2.0]).told(".1f") == "2.0"
+
+
+def test_the_middle_half_is_without_what_lies_far_off():
+    assert Spread.of_middle_half([-90.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 80.0]).told(".1f") == "6.5 (4.0-8.0)"
+
+
+@pytest.mark.parametrize(("left_alone", "count"), [(5, 5), (4, 7)])
+def test_turns_that_the_host_disturbed_count_only_where_few_others_are(left_alone: int, count: int):
+    beside = Beside(rate=90.0, catch_up_seconds=None, cpu_us={}, wal_mb={}, fsyncs={})
+    turns = [Turn(beside, alone=100.0, stolen_percent=0.4)] * left_alone
+    disturbed = [Turn(beside, alone=100.0, stolen_percent=1.1)] * 3
+    assert len(quiet([*turns, *disturbed])) == count
 
 
 @pytest.mark.parametrize(
