@@ -44,7 +44,7 @@ def split_record(record: Record, limit: int) -> Iterator[Record]:
             "op": "m",
             **common,
             "message": {"prefix": "cdc.part", "content": content},
-            "cdc": {"kind": "part", **cdc, "part": number, "parts": parts},
+            "cdc": {"kind": "part", **cdc, "part": number, "parts": parts, "bytes": len(value)},
         }
         yield key, orjson.dumps(part)
 
@@ -64,7 +64,8 @@ class PartJoiner:
         self._size = 0
         self._name: tuple[int, int, int] = (0, 0, 0)
         self._contents: list[bytes] = []
-        self._parts = 0
+        self._cut: tuple[int, Any, int] = (0, None, 0)
+        """Of the parts that are held: how many there are, how many bytes they make, and how many are in the first."""
         self._joined = False
 
     @property
@@ -77,12 +78,12 @@ class PartJoiner:
 
         Ignored: a repeated part, and a part of an older record than the newest seen. The first part of a
         newer record drops an unfinished one, whose publisher was interrupted; so does the first part of the same
-        record in another number of parts, whose publisher cuts otherwise. Raises LogError for a part out of order, a
-        malformed one, and one too many.
+        record by a publisher who cuts otherwise. Raises LogError for a part out of order, a malformed one, one of
+        another cut, and one too many.
         """
         try:
             name = (cdc["epoch"], cdc["commit_lsn"], cdc["seq"])
-            part, parts = cdc["part"], cdc["parts"]
+            part, parts, size = cdc["part"], cdc["parts"], cdc.get("bytes")
             content = b64decode(message_content, validate=True)
         except (KeyError, TypeError, ValueError) as error:
             raise _malformed() from error
@@ -92,10 +93,10 @@ class PartJoiner:
             raise _malformed()
         if name < self._name or (name == self._name and self._joined):
             return None
-        if name > self._name or (part == 1 and parts != self._parts):
-            self._name, self._parts, self._contents, self._joined = name, parts, [], False
+        if name > self._name or (part == 1 and (parts, size, len(content)) != self._cut):
+            self._name, self._cut, self._contents, self._joined = name, (parts, size, len(content)), [], False
             self._size = 0
-        if parts != self._parts:
+        if (parts, size) != self._cut[:2] or (part < parts and len(content) != self._cut[2]):
             raise _malformed()
         if part <= len(self._contents):
             return None
@@ -111,6 +112,8 @@ class PartJoiner:
         self._contents.append(content)
         if part < parts:
             return None
+        if size not in (None, self._size):
+            raise _malformed()
         value = b"".join(self._contents)
         self._contents, self._joined = [], True
         return value

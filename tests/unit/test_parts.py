@@ -81,6 +81,45 @@ def test_repeated_parts_are_ignored() -> None:
     assert [result for result in results if result is not None] == [record[1]]
 
 
+@pytest.mark.parametrize("kept", range(1, 5))
+@pytest.mark.parametrize(("before", "after"), [(2050, 2100), (2100, 2050)])
+def test_parts_of_an_interrupted_publisher_are_not_joined_with_those_of_another_cut(kept: int, before: int, after: int):
+    # Given a limit that was changed while a record was on its way, and as many parts by both.
+    record = large_record("".join(f"{number:06}" for number in range(1000)))
+    interrupted, whole = parts_of(record, before), parts_of(record, after)
+    assert len(interrupted) == len(whole) > 4
+    # When the record is published again.
+    joiner = PartJoiner()
+    results = [joiner.add(*part) for part in [*interrupted[:kept], *whole]]
+    # Then it is the same record.
+    assert results == [None] * (kept + len(whole) - 1) + [record[1]]
+
+
+def test_parts_of_an_interrupted_publisher_are_not_joined_with_those_of_a_longer_record():
+    # Given a publisher that writes a longer version into the same record.
+    older = large_record("x" * 9000)
+    newer = older[0], older[1].replace(b'"shop"', b'"shop "', 1)
+    for limit in range(2000, 2100):
+        first, whole = parts_of(older, limit), parts_of(newer, limit)
+        joiner = PartJoiner()
+        results = [joiner.add(*part) for part in [*first[:2], *whole]]
+        assert results[-1] == newer[1]
+
+
+def test_a_part_of_another_cut_stops_the_reader():
+    record = large_record("".join(f"{number:06}" for number in range(1000)))
+    parts, others = parts_of(record, 2050), parts_of(record, 2100)
+    joiner = PartJoiner()
+    joiner.add(*parts[0])
+    with pytest.raises(LogError, match="malformed"):
+        joiner.add(*others[1])
+    joiner = PartJoiner()
+    for part in parts[:-1]:
+        joiner.add(*part)
+    with pytest.raises(LogError, match="malformed"):
+        joiner.add(*others[-1])
+
+
 def test_an_interrupted_record_gives_way_to_a_newer_one() -> None:
     newer = large_record("y" * 9000, commit_lsn=600)
     joiner = PartJoiner()
