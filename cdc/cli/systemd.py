@@ -1,8 +1,8 @@
 """What systemd is told of a daemon that it supervises: sd_notify(3), datagrams to the socket named in NOTIFY_SOCKET.
 
 Ready is not started: it is told when the daemon does what it is there for. The watchdog is fed as long as its loop
-comes round, whether or not it gets anywhere: a new start helps against a loop that hangs, not against a server that is
-away.
+comes round, or waits for a statement of its follower, whether or not it gets anywhere: a new start helps against a loop
+that hangs, not against a server that is away, and a statement that takes hours would begin anew.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from cdc.services.health import BUSY, Condition, Health
+from cdc.services.health import Condition, Health
 
 _LOOK_SECONDS = 1.0
 
@@ -49,7 +49,7 @@ def _watch(address: str, health: Health, ended: threading.Event) -> None:
             if found.ok and not ready:
                 ready = True
                 tell("READY=1")
-            tell(f"STATUS={_line(found)}", *(["WATCHDOG=1"] if found.state != BUSY else []))
+            tell(f"STATUS={_line(found)}", *([] if health.hangs() else ["WATCHDOG=1"]))
             ended.wait(_LOOK_SECONDS)
         tell("STOPPING=1")
 

@@ -33,7 +33,7 @@ class Health:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._turned_at = clock()
+        self._turned_at = self._alive_at = clock()
         self._condition = Condition("starting", False, clock(), "has not begun to work yet")
         self.interruptions = 0
         """How often a session ended that must not have."""
@@ -56,6 +56,14 @@ class Health:
     def turn(self) -> None:
         """The loop has come round."""
         self._turned_at = self._clock()
+
+    def alive(self) -> None:
+        """It has not come round, and waits for an answer that may rightly take hours."""
+        self._alive_at = self._clock()
+
+    def hangs(self) -> bool:
+        """Whether the loop neither comes round nor waits for such an answer, so that only a new start helps."""
+        return self.condition().state == BUSY and self._clock() - self._alive_at > SILENT_SECONDS
 
     def condition(self) -> Condition:
         """As of now."""

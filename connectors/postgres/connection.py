@@ -48,10 +48,12 @@ class WatchedConnection(psycopg.Connection[Any]):
 
     TCP does not notice when a proxy or a load balancer stands in between: that one answers the keepalives.
     `on_silence` is called each time that a call has waited for `silence_seconds` more in which no byte could be read
-    or written, with the seconds since the last one. What it raises ends the call and the connection.
+    or written, with the seconds since the last one. What it raises ends the call and the connection. `on_wake`, of a
+    connection that has `on_silence`, is called several times a second while a call waits.
     """
 
     on_silence: Callable[[float], None] | None = None
+    on_wake: Callable[[], None] | None = None
     silence_seconds = 10.0
 
     def wait(self, gen: Generator[Any, Any, Any], *arguments: Any, **options: Any) -> Any:
@@ -65,6 +67,8 @@ class WatchedConnection(psycopg.Connection[Any]):
             wanted = next(gen)
             while True:
                 ready = yield wanted
+                if self.on_wake is not None:
+                    self.on_wake()
                 now = time.monotonic()
                 if ready:
                     moved = told = now

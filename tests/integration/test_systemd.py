@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from cdc.cli.systemd import told_to_systemd
 from cdc.errors import CdcError, ConfigError, FencedError
 from cdc.local.processes import end_child, wait_for
+from cdc.services.health import SILENT_SECONDS, Health
 from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import FOLLOWER, run_sql
 from tests.support.watched import APPLY
@@ -38,6 +40,10 @@ class Supervisor:
                 self.lines += self._socket.recv(4096).decode().splitlines()
             except BlockingIOError:
                 return any(each.startswith(line) for each in self.lines)
+
+    def forget(self) -> None:
+        self.told("")
+        self.lines.clear()
 
     def close(self) -> None:
         self._socket.close()
@@ -71,6 +77,27 @@ def test_ready_is_told_when_it_works_and_not_when_it_starts(pipelines: Pipelines
     assert end_child(process, signal.SIGTERM, seconds=15)
     assert process.returncode == 0
     assert supervisor.told("STOPPING=1")
+
+
+def test_the_watchdog_is_fed_while_a_statement_is_waited_for_and_not_while_the_loop_hangs(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+):
+    now = [0.0]
+    health = Health(lambda: now[0])
+    health.works("applying")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(supervisor.path))
+    with told_to_systemd(health):
+        now[0] = 3600.0
+        health.alive()
+        assert wait_for(lambda: supervisor.told("STATUS=busy"), seconds=10)
+        supervisor.forget()
+        assert wait_for(lambda: supervisor.told("WATCHDOG=1"), seconds=10)
+        now[0] += SILENT_SECONDS + 1
+        supervisor.forget()  # what may have been on its way
+        assert wait_for(lambda: supervisor.told("STATUS=busy"), seconds=10)
+        supervisor.forget()
+        assert wait_for(lambda: supervisor.told("STATUS=busy"), seconds=10)
+        assert not supervisor.told("WATCHDOG=1")
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)

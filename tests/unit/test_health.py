@@ -54,6 +54,29 @@ def test_a_loop_that_does_not_come_round_is_not_well():
     assert health.condition().ok
 
 
+def test_a_loop_that_waits_for_a_statement_of_hours_does_not_hang():
+    clock = Clock()
+    health = Health(clock)
+    health.works("applying")
+    for _ in range(3600):
+        clock.now += 1
+        health.alive()
+    assert (health.condition().state, health.hangs()) == ("busy", False)
+    clock.now += SILENT_SECONDS + 1
+    assert health.hangs()
+    health.turn()
+    assert not health.hangs()
+
+
+def test_a_daemon_that_is_interrupted_does_not_hang_however_long_it_lasts():
+    clock = Clock()
+    health = Health(clock)
+    health.works("applying")
+    health.interrupted(RetryableError("lost", where="eu-west"))
+    clock.now += 3600
+    assert not health.hangs()
+
+
 def test_the_log_is_stale_since_the_oldest_heartbeat_that_it_does_not_hold():
     clock = Clock()
     fresh = Freshness(clock)

@@ -24,7 +24,7 @@ def apply_service(
     patterns = settings.apply.overwrite
     target = PostgresTarget(
         dsn, follower, settings.topic, stop.wait,
-        lambda table: matches(table, patterns), actor(),
+        lambda table: matches(table, patterns), actor(), health.alive,
     )  # fmt: skip
     client = client_settings(settings, f"apply-{follower}")
 
