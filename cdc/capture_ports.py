@@ -63,6 +63,8 @@ class SlotFacts:
     """How much may still be written before the slot may be lost; None without a limit."""
     wal_keep_bytes: int | None = None
     """max_slot_wal_keep_size; None without a limit."""
+    heard_of: str | None = None
+    """When the server last heard of the process that uses the slot; None where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,8 @@ class LeaderDatabase(Protocol):
         ...
 
     def sequences(self) -> Mapping[TableId, int]:
-        """The last value of every sequence that was used and that the role may read."""
+        """The last value of every sequence that was used and that the role may read; of none while somebody has locked
+        one, as a TRUNCATE that restarts it does: heartbeats do not wait for that."""
         ...
 
     def emit_message(self, prefix: str, content: bytes) -> Lsn:

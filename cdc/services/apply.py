@@ -141,7 +141,7 @@ class ApplyService:
         reader = self._open_reader()
         try:
             while not stop.is_set():
-                position = self._await_follower(stop)
+                position = self._await_follower(stop, progress)
                 if position is None:
                     return
                 log.info("applying", position=str(position), offset=position.next_offset, rows=HOW_ROWS_PASS)
@@ -172,7 +172,7 @@ class ApplyService:
             self._target.close()
             reader.close()
 
-    def _await_follower(self, stop: StopToken) -> Position | None:
+    def _await_follower(self, stop: StopToken, progress: Callable[[], None]) -> Position | None:
         """The position, once this node is a follower: while it leads, there is nothing to apply. None when stopped."""
         position, told = self._target.open(), False
         while position is None:
@@ -181,6 +181,7 @@ class ApplyService:
                 log.info("this node leads, or has led and did not rejoin; waiting until it follows")
                 told = True
             self._health.works("leading")
+            progress()
             self._while_leading()
             if stop.wait(_LEADING_WAIT_SECONDS):
                 return None

@@ -68,6 +68,9 @@ _LOST_SECONDS = 300.0
 """Of silence, after which it is given up in any case. Decoding a large transaction that has nothing to publish may take
 long: while it does, the server answers twice in its wal_sender_timeout at least, if that is not 0."""
 _SLOT_GRACE_SECONDS = 5.0
+_DEAD_USER_SECONDS = 75.0
+"""For a slot whose user answers its server nothing, as one whose machine is gone. The server gives it up after
+wal_sender_timeout, 60 s by default; whoever takes its place must not be gone by then."""
 _SLOT_RETRY_SECONDS = 0.2
 """A walsender that lost its client holds the slot until it notices."""
 _STANDBY_SECONDS = 1.0
@@ -113,7 +116,8 @@ class CaptureService:
         self._tail_reader = tail_reader
         self._writer = writer
         self._place = Place(settings.first_leader, settings.topic, settings.slot)
-        self._own_backend: int | None = None
+        self._own_backends: set[int] = set()
+        """Sessions of ours that may hold the slot, as far as the server knows."""
         self._health = health or Health()
         self._meter = meter or CaptureMeter()
 
@@ -128,7 +132,7 @@ class CaptureService:
     def _session(self, stop: StopToken, progressed: Callable[[], None]) -> None:
         give_back()  # what a session before had under way
         with suppress(_StoppedError):
-            newest = self._stand_by(stop)
+            newest = self._stand_by(stop, progressed)
             node = newest.leader if newest and newest.leader else self._settings.first_leader
             self._place = Place(node, self._settings.topic, self._settings.slot)
             try:
@@ -188,7 +192,7 @@ class CaptureService:
             )  # fmt: skip
             session.run(stop)
 
-    def _stand_by(self, stop: StopToken) -> LogTail | None:
+    def _stand_by(self, stop: StopToken, progressed: Callable[[], None]) -> LogTail | None:
         """The log's end, as soon as a node leads that we may capture. None when the log does not tell."""
         own, known_epoch = self._settings.node, 0
         newest = self._newest(stop, None)
@@ -198,6 +202,7 @@ class CaptureService:
                 log.info("another node leads, standing by", leader=newest.leader, epoch=newest.epoch)
                 known_epoch = newest.epoch
             self._health.works("standing by")
+            progressed()
             if stop.wait(_STANDBY_SECONDS):
                 raise _StoppedError
             newest = self._newest(stop, newest)
@@ -257,20 +262,35 @@ class CaptureService:
 
         False when `stop` was set first.
         """
-        deadline = time.monotonic() + _SLOT_GRACE_SECONDS
+        began = time.monotonic()
+        seen: set[tuple[int | None, str | None]] = set()
+        told = False
         while True:
             slot = check_slot(leader.slot(self._settings.slot), self._place)
+            self._own_backends.add(stream.backend_pid)  # before the answer, which may be lost on its way
             try:
                 stream.start(self._settings.slot, self._settings.slot, 0)
             except FencedError as error:
-                if slot.active_pid is not None and slot.active_pid == self._own_backend:
+                self._own_backends.discard(stream.backend_pid)
+                if slot.active_pid in self._own_backends:
                     raise RetryableError("the server has not noticed yet that our connection is lost") from error
-                if time.monotonic() > deadline:
+                seen.add((slot.active_pid, slot.heard_of))
+                waited = time.monotonic() - began
+                lives = len(seen) > 1 or slot.heard_of is None
+                if waited > (_SLOT_GRACE_SECONDS if lives else _DEAD_USER_SECONDS):
                     raise self._in_use(slot) from error
+                if waited > _SLOT_GRACE_SECONDS and not told:
+                    told = True
+                    log.warning(
+                        "the slot is in use by one of whom the server hears nothing, waiting until it is given up",
+                        slot=self._settings.slot,
+                        user=slot.active_for,
+                        pid=slot.active_pid,
+                    )
                 if stop.wait(_SLOT_RETRY_SECONDS):
                     return False
             else:
-                self._own_backend = stream.backend_pid
+                self._own_backends = {stream.backend_pid}
                 return True
 
     def _in_use(self, slot: SlotFacts) -> CdcError:

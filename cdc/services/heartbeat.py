@@ -85,11 +85,11 @@ class Heartbeat:
                 if self._stop.is_set():
                     return  # what is measured now may be another leader
                 self._freshness.beat_is_at(lsn)
+                self._beat_at = time.monotonic()
+                backoff.reset()
                 if time.monotonic() - asked_at >= _SEQUENCES_SECONDS:
                     asked_at = time.monotonic()
                     _tell_sequences(leader, told)
-                self._beat_at = time.monotonic()
-                backoff.reset()
                 if self._stop.wait(self._interval):
                     return
         finally:

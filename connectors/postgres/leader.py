@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -87,7 +88,10 @@ class Leader:
 
     def sequences(self) -> dict[TableId, int]:
         with translated(self._where):
-            return sequences.last_values(self._conn)
+            self._conn.execute("SET lock_timeout = '500ms'")
+            with suppress(psycopg.errors.LockNotAvailable):
+                return sequences.last_values(self._conn)
+        return {}
 
     def emit_message(self, prefix: str, content: bytes) -> Lsn:
         query = "SELECT pg_catalog.pg_logical_emit_message(true, %s, %s::bytea)::text"

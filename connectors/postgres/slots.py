@@ -16,12 +16,16 @@ _WAIT_SECONDS = 60
 
 
 def slot_facts(conn: psycopg.Connection, name: str, where: str) -> SlotFacts | None:
-    """None when there is no such slot."""
+    """None when there is no such slot. Raises RetryableError for a standby, which has none of its primary's."""
     with translated(where):
         row = conn.execute(_facts_query(conn), (name,)).fetchone()
+        if row is None and conn.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone() == (True,):
+            raise RetryableError(
+                "this server is a standby", "make the dsn lead to its primary (target_session_attrs=read-write)", where
+            )
     if row is None:
         return None
-    plugin, database, temporary, active_pid, active_for, confirmed, restart, wal_status, reason, safe, keep = row
+    plugin, database, temporary, active_pid, active_for, confirmed, restart, wal_status, reason, safe, keep, heard = row
     return SlotFacts(
         plugin=plugin,
         database=database,
@@ -34,6 +38,7 @@ def slot_facts(conn: psycopg.Connection, name: str, where: str) -> SlotFacts | N
         invalidation=reason or ("wal_removed" if wal_status == "lost" else None),
         safe_wal_bytes=safe,
         wal_keep_bytes=keep,
+        heard_of=heard,
     )
 
 
@@ -66,9 +71,10 @@ def _facts_query(conn: psycopg.Connection) -> str:
                a.application_name || coalesce(' from ' || host(a.client_addr), ''),
                s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status, {reason},
                s.safe_wal_size, (SELECT setting::bigint * 1048576 FROM pg_catalog.pg_settings
-                                 WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1')
+                                 WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1'), r.reply_time::text
         FROM pg_catalog.pg_replication_slots s
         LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
+        LEFT JOIN pg_catalog.pg_stat_replication r ON r.pid = s.active_pid
         WHERE s.slot_name = %s
     """  # noqa: S608 - `reason` is one of the two names above
 

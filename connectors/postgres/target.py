@@ -45,7 +45,7 @@ from connectors.postgres.catalog import may_restart_identity, table_facts
 from connectors.postgres.connection import WatchedConnection, translated
 from connectors.postgres.copy_text import copy_text
 from connectors.postgres.errors import condition, translate
-from connectors.postgres.locks import applier_of, try_lock
+from connectors.postgres.locks import HOLDER, applier_of, try_lock
 from connectors.postgres.progress import follower_progress, leads, timestamp
 from connectors.postgres.read_only import make_read_only
 from connectors.postgres.script import Step, play
@@ -81,6 +81,8 @@ SELECT pg_replication_origin_xact_setup('{end_lsn}', '{at}') WHERE 1 / (SELECT c
 _CANCEL_SECONDS = 2.0
 _LOCK_PATIENCE_SECONDS = 10.0
 """A predecessor that was killed leaves its backend behind until the server notices."""
+_DEAD_HOLDER_SECONDS = 40.0
+"""For one that does nothing meanwhile: when its machine is gone, the server's keepalives tell after 25 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,13 @@ class PostgresTarget:
         wait: Callable[[float], bool],
         overwrite: Callable[[TableId], bool] = lambda _: False,
         actor: str = "",
+        alive: Callable[[], None] | None = None,
     ) -> None:
-        """`overwrite` tells the tables whose rows are overwritten where they differ; `actor` is who allowed it."""
+        """`overwrite` tells the tables whose rows are overwritten where they differ; `actor` is who allowed it;
+        `alive` is called several times a second while the follower is at work for us."""
         self._overwrite = overwrite
         self._actor = actor
+        self._alive = alive
         self._overwritten: Counter[TableId] = Counter()
         self._overwrites: dict[TableId, int] = {}
         self._has_decisions = self._noted = False
@@ -117,9 +122,12 @@ class PostgresTarget:
         self._wait = wait
         self._connection: WatchedConnection | None = None
         self._position: Position | None = None
-        self._last_backend = 0
+        self._own_backends: set[int] = set()
+        """Sessions of ours that may hold the lock, as far as the server knows."""
         self._tables: dict[str, TableStatements] = {}
         self._stages: set[str] = set()
+        self._saved = False
+        """Whether the transaction has a savepoint."""
         self._staged: set[str] = set()
 
     # session
@@ -127,6 +135,7 @@ class PostgresTarget:
     def open(self) -> Position | None:
         self.close()
         self._connection = connect_watched(self._dsn, f"cdc apply {self._node}", self._node)
+        self._connection.on_wake = self._alive
         with translated(self._node):
             if leads(self._connection, self._log, self._node):
                 return None
@@ -159,6 +168,7 @@ class PostgresTarget:
         self._tables.clear()
         self._stages.clear()
         self._staged.clear()
+        self._saved = False
 
     def wait_for_locks(self) -> None:
         with translated(self._node):
@@ -196,33 +206,40 @@ class PostgresTarget:
 
     def _take_lock(self) -> None:
         """One applier a follower: a session lock, gone with the connection."""
-        waited = 0.0
+        began = time.monotonic()
+        mine = self._conn.info.backend_pid
+        seen: set[tuple[object, ...]] = set()
         while True:
+            self._own_backends.add(mine)  # before the answer, which may be lost on its way
             if try_lock(self._conn, applier_of(self._log)):
-                self._last_backend = self._conn.info.backend_pid
+                self._own_backends = {mine}
                 return
-            self._end_lost_session()
-            if waited >= _LOCK_PATIENCE_SECONDS or self._wait(0.5):
+            self._own_backends.discard(mine)
+            self._end_lost_sessions()
+            holder, *signs = self._lock_holder()
+            seen.add(tuple(signs))
+            patience = _LOCK_PATIENCE_SECONDS if len(seen) > 1 else _DEAD_HOLDER_SECONDS
+            if time.monotonic() - began >= patience:
                 raise FencedError(
-                    f"another applier works on this follower ({self._lock_holder()})", "stop one of the two", self._node
+                    f"another applier works on this follower ({holder})", "stop one of the two", self._node
                 )
-            waited += 0.5
+            if self._wait(0.5):
+                raise RetryableError("stopped while another applier had the lock", where=self._node)
 
-    def _end_lost_session(self) -> None:
+    def _end_lost_sessions(self) -> None:
         """When the connection broke, the server may not know it, and our own session before holds the lock."""
         self._conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND application_name = %s",
-            (self._last_backend, f"cdc apply {self._node}"),
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY(%s) AND application_name = %s",
+            (list(self._own_backends), f"cdc apply {self._node}"),
         )
 
-    def _lock_holder(self) -> str:
-        row = self._conn.execute(
-            "SELECT a.pid, a.client_addr, a.backend_start::timestamptz(0) FROM pg_stat_activity a "
-            "JOIN pg_locks l USING (pid) WHERE l.locktype = 'advisory' AND l.granted "
-            "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-            "AND a.application_name LIKE 'cdc apply%%' LIMIT 1"
-        ).fetchone()
-        return f"backend {row[0]} from {row[1] or 'a local socket'} since {row[2]}" if row else "it just left"
+    def _lock_holder(self) -> tuple[str, object, object]:
+        """Who it is, for people, and what changes while it works."""
+        query = f"SELECT a.pid, a.client_addr, a.backend_start::timestamptz(0), a.state_change {HOLDER}"
+        row = self._conn.execute(query, (applier_of(self._log),)).fetchone()
+        if row is None:
+            return "it just left", None, None
+        return f"backend {row[0]} from {row[1] or 'a local socket'} since {row[2]}", row[0], row[3]
 
     def _take_origin(self) -> None:
         """Marks what we write as replayed, for whoever captures this follower."""
@@ -240,6 +257,13 @@ class PostgresTarget:
                 "the role of the dsn may not set up a replication origin",
                 "GRANT EXECUTE ON FUNCTION pg_replication_origin_create, pg_replication_origin_oid, "
                 "pg_replication_origin_session_setup, pg_replication_origin_xact_setup TO it",
+                self._node,
+            ) from error
+        except psycopg.errors.ObjectInUse as error:
+            # A session that ends gives up its lock first, and this then.
+            raise RetryableError(
+                "the replication origin of this database is in use (55006)",
+                "one applier a database: if this stays, stop that of the other group",
                 self._node,
             ) from error
         except psycopg.errors.ConfigurationLimitExceeded as error:
@@ -290,6 +314,7 @@ class PostgresTarget:
             self._conn.rollback()
         self._stages.clear()
         self._staged.clear()
+        self._saved = False
         self._overwritten.clear()
 
     def note_blocked(self, problem: str) -> None:
@@ -352,6 +377,7 @@ class PostgresTarget:
         self._noted = False
         self._overwritten.clear()
         self._staged.clear()
+        self._saved = False
 
     def _moved(self, before: Position, after: Position) -> bytes:
         """The statement that moves the position; it fails where the position is not the one from before."""
@@ -406,7 +432,10 @@ class PostgresTarget:
             return None
         begun = self._conn.info.transaction_status is not TransactionStatus.IDLE
         if begun:
-            sets.insert(0, _Set(sets[0].plan, Step(b"SAVEPOINT piece")))
+            # One at a time: each that is open takes 10 kB of the server's memory, and a transaction may have thousands.
+            places = [b"RELEASE SAVEPOINT piece", b"SAVEPOINT piece"]
+            sets[:0] = [_Set(sets[0].plan, Step(place)) for place in places[not self._saved :]]
+            self._saved = True
         with translated(self._node):
             outcome = play(self._conn, [one.step for one in sets], meanwhile)
         for one, rows in zip(sets, outcome.rows, strict=False):
@@ -470,6 +499,8 @@ class PostgresTarget:
                     self._overwrite_one(plan, change)
                 else:
                     self._all_or_stop([(plan, change)])
+        with translated(self._node):
+            self._conn.execute("RELEASE SAVEPOINT strict")
 
     def _overwrite_one(self, plan: TablePlan, change: Change) -> None:
         """The row comes to what the leader's is, whatever it was here; where that cannot be known, it stops."""

@@ -81,6 +81,25 @@ def test_a_capture_that_wakes_up_finds_another_one_at_work_and_leaves_it_the_log
     assert accepted(read_log(kafka.bootstrap_servers, pipeline.group.topic)), "the log has no gap from its start on"
 
 
+def test_a_capture_takes_over_from_one_that_is_gone_before_the_leader_has_noticed(
+    pipeline: Pipeline, kafka: KafkaServer
+):
+    # Given a capture of which the leader hears nothing any more, as when its machine is gone.
+    first = pipeline.group.daemon("capture")
+    with watched_bank(pipeline, kafka.bootstrap_servers) as bank:
+        bank.transacts(20)
+        first.send_signal(signal.SIGSTOP)
+        try:
+            # When another one is started at once, then it waits for as long as the leader does.
+            pipeline.start_capture()
+            recovers(pipeline, "the second capture took over", seconds=60)
+            assert pipeline.group.daemon("capture").poll() is None
+        finally:
+            first.kill()
+            first.wait()
+        bank.transacts(20)
+
+
 def test_a_leader_shuts_down_in_time_beside_a_capture_that_does_not_answer_and_nothing_is_lost(
     pipeline: Pipeline, kafka: KafkaServer, impatient_leader: PostgresServer
 ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -12,7 +13,7 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from cdc.errors import FencedError, RetryableError
-from cdc.events.net_effect import NetEffect
+from cdc.events.net_effect import Change, NetEffect
 from cdc.events.position import Position
 from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
 from cdc.local import PostgresServer
@@ -141,7 +142,10 @@ class Follower:
         run_sql(
             dsn, "SET session_replication_role = replica", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 50) g"
         )
-        self.target = PostgresTarget(dsn, "follower", LOG, lambda _: False)
+        self.looked_at: list[float] = []
+        self.target = PostgresTarget(
+            dsn, "follower", LOG, lambda _: False, alive=lambda: self.looked_at.append(time.monotonic())
+        )
         self.target.open()
         self.plan: TablePlan = self.target.plan(TableSchema(TableId("public", "t"), ReplicaIdentity.DEFAULT, COLUMNS))
 
@@ -175,6 +179,46 @@ def test_rows_and_position_come_together(follower: Follower):
     follower.commit(6)
     assert follower.state() == (4, 6)
     assert rows_of(follower.dsn, "SELECT leader FROM cdc.position") == [("it's \\ a leader",)]
+
+
+@pytest.mark.parametrize("in_order", [False, True], ids=["sets", "in order"])
+def test_that_a_statement_waits_is_told_all_the_time(follower: Follower, in_order: bool):
+    follower.target.rollback()  # what looking at the table has locked
+    with psycopg.connect(follower.dsn, options="-c session_replication_role=replica") as keeper:
+        keeper.execute("UPDATE t SET x = 'kept' WHERE id = 1")
+        release = threading.Timer(1.5, keeper.rollback)
+        release.start()
+        began = time.monotonic()
+        if in_order:
+            change: Change = ("u", follower.plan.schema.fingerprint, None, {"id": "1", "x": "new"}, False, 5, 1, 5)
+            follower.target.apply_in_order([(follower.plan, change)])
+        else:
+            assert follower.update(1) is None
+        ended = time.monotonic()
+        release.join()
+    assert ended - began > 1, "it waited"
+    looks = [began, *(at for at in follower.looked_at if began < at < ended), ended]
+    assert max(b - a for a, b in pairwise(looks)) < 1
+
+
+def test_pieces_of_a_transaction_are_no_savepoints_in_one_another(follower: Follower):
+    # Each has a memory context, which is in that of the savepoint around it.
+    depth = "SELECT max(level) FROM pg_backend_memory_contexts WHERE name = 'CurTransactionContext'"
+    assert follower.update(1) is None
+    counts = []
+    for number in range(2, 40):
+        assert follower.update(number) is None
+        counts.append(follower.target._conn.execute(depth).fetchone())
+    assert len(set(counts)) == 1, counts
+    # And a piece that cannot be applied takes no other one with it.
+    assert follower.update(40, 99) is follower.plan
+    assert follower.update(41) is None
+    follower.commit(5)
+    assert follower.state() == (40, 5)
+    assert follower.update(42) is None
+    assert follower.update(43) is None
+    follower.commit(6)
+    assert follower.state() == (42, 6)
 
 
 def test_a_position_that_was_moved_by_others_takes_no_rows(follower: Follower):

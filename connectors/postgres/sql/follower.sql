@@ -1,4 +1,6 @@
 -- Bookkeeping on a follower. Everything here can be run again.
+-- For whoever runs it at psql: a follower's database is read-only by default.
+SET default_transaction_read_only = off;
 CREATE SCHEMA IF NOT EXISTS cdc;
 
 CREATE TABLE IF NOT EXISTS cdc.position (
