@@ -47,7 +47,8 @@ class Membership:
 class SecureListener:
     """SASL over TLS: the broker's key and certificates in one PEM file, and the passwords of users for PLAIN.
 
-    Users for SCRAM are made in the broker once it runs.
+    Users for SCRAM are made in the broker once it runs, and so are the rights of all users; whoever comes by the plain
+    address may do anything.
     """
 
     place: str
@@ -67,7 +68,11 @@ class SecureListener:
             "plain.sasl.jaas.config": f"{login}.plain.PlainLoginModule required{users};",
             "scram-sha-512.sasl.jaas.config": f"{login}.scram.ScramLoginModule required;",
         }
-        return {f"listener.name.secure.{name}": value for name, value in properties.items()}
+        return {
+            **{f"listener.name.secure.{name}": value for name, value in properties.items()},
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+        }
 
 
 class ApacheKafka(ProcessKafka):

@@ -34,8 +34,15 @@ _TAIL_SECONDS = 120.0
 _TAIL_FIRST_STEP = 500
 _TAIL_STEP_GROWTH = 4
 _OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION)
-_PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._PARTITION_EOF)
-"""Reported in passing while the client goes on by itself."""
+_PASSING = (
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+    KafkaError._PARTITION_EOF,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+)
+"""Reported in passing while the client goes on by itself. It looks for the coordinator of the group that it insists on
+having, which nobody uses, so that nobody needs a right to it."""
 _SILENT_SECONDS = 10.0
 """Without a record, after which the broker is asked whether there are any. Heartbeats come far more often."""
 
@@ -352,7 +359,7 @@ class LogReader:
     def _on_error(self, error: KafkaError) -> None:
         if self._refusal.note(error):
             return
-        if error.code() not in (KafkaError._PARTITION_EOF, KafkaError._TRANSPORT, KafkaError._RESOLVE):
+        if error.code() not in _PASSING or error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._client_error = error
 
     def _raise_client_error(self) -> None:

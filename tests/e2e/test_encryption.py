@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,17 @@ from pathlib import Path
 import orjson
 import pytest
 import trustme
-from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from cdc.local import PostgresServer
@@ -30,6 +40,10 @@ from tests.support.watched import APPLY, DAEMONS
 
 HOST = "127.0.0.1"
 USER, SCRAM_PASSWORD, PLAIN_PASSWORD = "cdc", "scram-password-of-the-test", "plain-password-of-the-test"
+READER = "reader"
+READS = (AclOperation.READ, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS)
+"""What ops/reference/security.md says that everybody needs on the topic; and who writes."""
+WRITES = (*READS, AclOperation.WRITE, AclOperation.CREATE)
 COMMANDS = (
     ("init",),
     ("capture",),
@@ -138,9 +152,11 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         kafka.close()
         pytest.skip("only an Apache Kafka of our own can be given a certificate")
     with PostgresServer(bin_dir_of(SYSTEM), fsync=False, authentication="scram-sha-256") as server:
-        secure = kafka.listen_securely(folder / "broker.pem", {USER: PLAIN_PASSWORD})
+        secure = kafka.listen_securely(folder / "broker.pem", {USER: PLAIN_PASSWORD, READER: PLAIN_PASSWORD})
         with kafka:
             set_scram_password(kafka, SCRAM_PASSWORD)
+            permit(kafka, USER, WRITES)
+            permit(kafka, READER, READS)
             postgres = Postgres(server)
             postgres.use(ca.issue_cert(HOST))
             yield Secured(ca, folder / "ca.pem", folder / "other.pem", postgres, kafka, secure)
@@ -152,6 +168,18 @@ def set_scram_password(kafka: ApacheKafka, password: str) -> None:
     for future in admin.alter_user_scram_credentials(
         [UserScramCredentialUpsertion(USER, info, password.encode())]
     ).values():
+        future.result(30)
+
+
+def permit(kafka: ApacheKafka, user: str, operations: Iterable[AclOperation]) -> None:
+    """On all topics, and on nothing else."""
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    kind, name, pattern = ResourceType.TOPIC, "*", ResourcePatternType.LITERAL
+    rights = [
+        AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
+        for operation in operations
+    ]
+    for future in admin.create_acls(rights, request_timeout=30).values():
         future.result(30)
 
 
@@ -190,6 +218,32 @@ def test_every_connection_is_encrypted_and_logged_in(pipeline: Pipeline, secured
     pipeline.group.overrides["CDC_KAFKA__CLIENT"] = secured.client(sasl_mechanism="PLAIN", sasl_password=PLAIN_PASSWORD)
     pipeline.run("lag")
     check_silent_about_secrets(secured, pipeline.log_of("capture"), pipeline.log_of(APPLY))
+
+
+def test_whoever_only_reads_needs_no_right_to_write(pipeline: Pipeline, secured: Secured):
+    # Given an applier that may read the topic, and nothing else.
+    reader = secured.client(sasl_mechanism="PLAIN", sasl_username=READER, sasl_password=PLAIN_PASSWORD)
+    pipeline.init().bootstrap()
+    pipeline.group.environment[APPLY] = {"CDC_KAFKA__CLIENT": reader}
+    pipeline.start()
+    pipeline.execute("INSERT INTO t VALUES (1, 'x')")
+    pipeline.catch_up()
+    pipeline.assert_equal()
+
+    # Then so may whoever only looks.
+    told = dict(pipeline.group.overrides)
+    pipeline.group.overrides["CDC_KAFKA__CLIENT"] = reader
+    for command in ("lag", "tail", "leader", "status"):
+        pipeline.run(command)
+
+    # And a capture that may not write says so and ends, and nothing is lost.
+    assert pipeline.group.stop("capture") == 0
+    pipeline.execute("INSERT INTO t VALUES (2, 'x')")
+    assert "refused by the broker" in fails(pipeline, 3, "capture")
+    pipeline.group.overrides.update(told)
+    pipeline.start_capture()
+    pipeline.catch_up()
+    pipeline.assert_equal()
 
 
 @pytest.mark.parametrize(("count", "size"), [(200, 1), (2, 20_000)])
