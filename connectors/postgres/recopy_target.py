@@ -42,4 +42,4 @@ class RecopyTarget(PostgresTarget):
     def commit(self, position: Position, schemas: Sequence[TableSchema], decision: Decision | None = None) -> None:
         with translated(self._node):
             self._conn.commit()
-        self._staged.clear()
+        self._transaction_is_over()

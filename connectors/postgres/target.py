@@ -167,8 +167,7 @@ class PostgresTarget:
         self._connection = self._position = None
         self._tables.clear()
         self._stages.clear()
-        self._staged.clear()
-        self._saved = False
+        self._transaction_is_over()
 
     def wait_for_locks(self) -> None:
         with translated(self._node):
@@ -313,9 +312,12 @@ class PostgresTarget:
         with translated(self._node):
             self._conn.rollback()
         self._stages.clear()
+        self._transaction_is_over()
+        self._overwritten.clear()
+
+    def _transaction_is_over(self) -> None:
         self._staged.clear()
         self._saved = False
-        self._overwritten.clear()
 
     def note_blocked(self, problem: str) -> None:
         connection = self._connection
@@ -376,8 +378,7 @@ class PostgresTarget:
         self._position = position
         self._noted = False
         self._overwritten.clear()
-        self._staged.clear()
-        self._saved = False
+        self._transaction_is_over()
 
     def _moved(self, before: Position, after: Position) -> bytes:
         """The statement that moves the position; it fails where the position is not the one from before."""
