@@ -64,7 +64,7 @@ class SlotFacts:
     wal_keep_bytes: int | None = None
     """max_slot_wal_keep_size; None without a limit."""
     heard_of: str | None = None
-    """When the server last heard of the process that uses the slot; None where that is not known."""
+    """When the server last heard of the process that uses the slot; None where our role may not know it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +190,10 @@ class LeaderDatabase(Protocol):
 
     def fenced(self, log: str) -> bool:
         """Whether a promotion has closed this node for writes, and the node is no follower yet."""
+        ...
+
+    def check_primary(self) -> None:
+        """Raises RetryableError for a standby, to which a dsn of several hosts may lead for a while: it has no slot."""
         ...
 
     def slot(self, name: str) -> SlotFacts | None: ...

@@ -64,7 +64,7 @@ class PartJoiner:
         self._size = 0
         self._name: tuple[int, int, int] = (0, 0, 0)
         self._contents: list[bytes] = []
-        self._cut: tuple[int, Any, int] = (0, None, 0)
+        self._cut: tuple[int, int | None, int] = (0, None, 0)
         """Of the parts that are held: how many there are, how many bytes they make, and how many are in the first."""
         self._joined = False
 
@@ -78,8 +78,8 @@ class PartJoiner:
 
         Ignored: a repeated part, and a part of an older record than the newest seen. The first part of a
         newer record drops an unfinished one, whose publisher was interrupted; so does the first part of the same
-        record by a publisher who cuts otherwise. Raises LogError for a part out of order, a malformed one, one of
-        another cut, and one too many.
+        record by a publisher who cuts otherwise, and what the interrupted one had still on its way is ignored then.
+        Raises LogError for a part out of order, a malformed one, and one too many.
         """
         try:
             name = (cdc["epoch"], cdc["commit_lsn"], cdc["seq"])
@@ -89,20 +89,21 @@ class PartJoiner:
             raise _malformed() from error
         if not all(type(number) is int and number > 0 for number in (*name, part)):
             raise _malformed()
-        if type(parts) is not int or not part <= parts <= _MOST_PARTS:
+        if type(parts) is not int or not part <= parts <= _MOST_PARTS or type(size) not in (int, type(None)):
             raise _malformed()
         if name < self._name or (name == self._name and self._joined):
             return None
         if name > self._name or (part == 1 and (parts, size, len(content)) != self._cut):
             self._name, self._cut, self._contents, self._joined = name, (parts, size, len(content)), [], False
             self._size = 0
-        if (parts, size) != self._cut[:2] or (part < parts and len(content) != self._cut[2]):
-            raise _malformed()
-        if part <= len(self._contents):
+        place = len(self._contents) + 1
+        if place > 1 and ((parts, size) != self._cut[:2] or len(content) != self._length_of(part, len(content))):
             return None
-        if part != len(self._contents) + 1:
+        if part < place:
+            return None
+        if part > place:
             raise LogError(
-                f"part {part} of {parts} of a record follows part {len(self._contents)}",
+                f"part {part} of {parts} of a record follows part {place - 1}",
                 "records are missing from the log: bootstrap the follower again",
             )
         self._size += len(content)
@@ -112,11 +113,16 @@ class PartJoiner:
         self._contents.append(content)
         if part < parts:
             return None
-        if size not in (None, self._size):
-            raise _malformed()
         value = b"".join(self._contents)
         self._contents, self._joined = [], True
         return value
+
+    def _length_of(self, part: int, otherwise: int) -> int:
+        """Of its content, by the cut of the first part; `otherwise` for the last one of a writer that told no size."""
+        parts, size, first = self._cut
+        if part < parts:
+            return first
+        return otherwise if size is None else size - first * (parts - 1)
 
 
 def _malformed() -> LogError:

@@ -263,7 +263,7 @@ class CaptureService:
         False when `stop` was set first.
         """
         began = time.monotonic()
-        seen: set[tuple[int | None, str | None]] = set()
+        seen: set[tuple[int | None, str | None, Lsn]] = set()
         told = False
         while True:
             slot = check_slot(leader.slot(self._settings.slot), self._place)
@@ -274,9 +274,9 @@ class CaptureService:
                 self._own_backends.discard(stream.backend_pid)
                 if slot.active_pid in self._own_backends:
                     raise RetryableError("the server has not noticed yet that our connection is lost") from error
-                seen.add((slot.active_pid, slot.heard_of))
+                seen.add((slot.active_pid, slot.heard_of, slot.confirmed_flush_lsn))
                 waited = time.monotonic() - began
-                lives = len(seen) > 1 or slot.heard_of is None
+                lives = len(seen) > 2  # the last that one said may still be on its way
                 if waited > (_SLOT_GRACE_SECONDS if lives else _DEAD_USER_SECONDS):
                     raise self._in_use(slot) from error
                 if waited > _SLOT_GRACE_SECONDS and not told:

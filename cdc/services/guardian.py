@@ -156,6 +156,7 @@ class Guardian:
 
     def inspect(self, leader: LeaderDatabase, topic: TopicFacts) -> None:
         """One look. Raises TerminalError; warns in the log of what may become one."""
+        leader.check_primary()
         look = leader.look(self._identity.group, self._place.slot)
         slot = check_slot(look.slot, self._place, look.slot_made_lsn)
         self._looked_at(slot, topic)

@@ -10,6 +10,7 @@ from typing import Self
 import psycopg
 
 from cdc.capture_ports import CandidateTable, LeaderFacts, LeaderIdentity, LeaderLook, SlotFacts, SystemFacts
+from cdc.errors import RetryableError
 from cdc.events.table import TableId
 from cdc.promotion_ports import STALE
 from cdc.protocol.lsn import Lsn
@@ -54,6 +55,16 @@ class Leader:
 
     def database(self) -> str:
         return self._conn.info.dbname
+
+    def check_primary(self) -> None:
+        with translated(self._where):
+            recovery = self._conn.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone()
+        if recovery == (True,):
+            raise RetryableError(
+                "this server is a standby",
+                "make the dsn lead to its primary (target_session_attrs=read-write)",
+                self._where,
+            )
 
     def identity(self, group: str) -> LeaderIdentity | None:
         return identities.load_identity(self._conn, group, self._where)

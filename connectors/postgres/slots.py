@@ -16,13 +16,9 @@ _WAIT_SECONDS = 60
 
 
 def slot_facts(conn: psycopg.Connection, name: str, where: str) -> SlotFacts | None:
-    """None when there is no such slot. Raises RetryableError for a standby, which has none of its primary's."""
+    """None when there is no such slot."""
     with translated(where):
         row = conn.execute(_facts_query(conn), (name,)).fetchone()
-        if row is None and conn.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone() == (True,):
-            raise RetryableError(
-                "this server is a standby", "make the dsn lead to its primary (target_session_attrs=read-write)", where
-            )
     if row is None:
         return None
     plugin, database, temporary, active_pid, active_for, confirmed, restart, wal_status, reason, safe, keep, heard = row

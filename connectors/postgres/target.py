@@ -61,11 +61,13 @@ SET synchronous_commit = off;
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
 SET jit = off;
-SET lock_timeout = '5s'
+SET lock_timeout = '5s';
+SET tcp_user_timeout = '25s'
 """
 """synchronous_commit may be off because rows and position commit together: what a crash of the follower
 takes back is read from the log again. A window that waits for a lock is given up after a while, as transactions that
-need no lock may be in it; `wait_for_locks` is for the one that does."""
+need no lock may be in it; `wait_for_locks` is for the one that does. The server gives up a session whose machine is
+gone after 25 s, also when it has sent an answer: keepalives wait for that one's receipt."""
 _NOTICE_DEATH = "SET client_connection_check_interval = '2s'"
 """Without it, the backend of an applier that was killed while a statement ran or waited for a lock would keep the
 lock of this follower until that statement ends."""
@@ -82,7 +84,7 @@ _CANCEL_SECONDS = 2.0
 _LOCK_PATIENCE_SECONDS = 10.0
 """A predecessor that was killed leaves its backend behind until the server notices."""
 _DEAD_HOLDER_SECONDS = 40.0
-"""For one that does nothing meanwhile: when its machine is gone, the server's keepalives tell after 25 s."""
+"""For one that does nothing meanwhile: when its machine is gone, the server knows after 25 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,8 @@ class PostgresTarget:
             self._end_lost_sessions()
             holder, *signs = self._lock_holder()
             seen.add(tuple(signs))
-            patience = _LOCK_PATIENCE_SECONDS if len(seen) > 1 else _DEAD_HOLDER_SECONDS
+            lives = len(seen) > 2  # the last statement of one that is gone may end meanwhile
+            patience = _LOCK_PATIENCE_SECONDS if lives else _DEAD_HOLDER_SECONDS
             if time.monotonic() - began >= patience:
                 raise FencedError(
                     f"another applier works on this follower ({holder})", "stop one of the two", self._node

@@ -14,7 +14,7 @@ from tests.fixtures.pipeline import Pipelines
 from tests.support.bank import BANK
 from tests.support.log import accepted, read_log
 from tests.support.pausing import paused
-from tests.support.pipeline import Pipeline, rows_of
+from tests.support.pipeline import Pipeline, rows_of, set_for_database
 from tests.support.watched import recovers, watched_bank
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -84,7 +84,10 @@ def test_a_capture_that_wakes_up_finds_another_one_at_work_and_leaves_it_the_log
 def test_a_capture_takes_over_from_one_that_is_gone_before_the_leader_has_noticed(
     pipeline: Pipeline, kafka: KafkaServer
 ):
-    # Given a capture of which the leader hears nothing any more, as when its machine is gone.
+    # Given a capture of which the leader hears nothing any more, as when its machine is gone, and notices late.
+    set_for_database(pipeline.leader, wal_sender_timeout="15s")
+    assert pipeline.group.stop("capture") == 0
+    pipeline.start_capture()
     first = pipeline.group.daemon("capture")
     with watched_bank(pipeline, kafka.bootstrap_servers) as bank:
         bank.transacts(20)

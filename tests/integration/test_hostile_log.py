@@ -341,7 +341,7 @@ def in_parts(value: bytes) -> list[str]:
     "forge",
     [
         lambda event, one, two: [part(event, 1, 3, one), part(event, 3, 3, two)],
-        lambda event, one, two: [part(event, 1, 2, one), part(event, 2, 3, two)],
+        lambda event, one, two: [part(event, 1, 2, one), part(event, 2, 2, two, bytes="5")],
         lambda event, one, two: [part(event, 1, 2, one), part(event, 2, 2, one)],
         lambda event, one, two: [part(event, 1, 2, one), part(event, 2, 2, "%%%")],
         lambda event, one, two: [part(event, 1, 2, one), part(event, 2, 2, 7)],

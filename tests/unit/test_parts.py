@@ -106,18 +106,15 @@ def test_parts_of_an_interrupted_publisher_are_not_joined_with_those_of_a_longer
         assert results[-1] == newer[1]
 
 
-def test_a_part_of_another_cut_stops_the_reader():
+def test_late_parts_of_another_cut_are_ignored():
+    # Given an interrupted publisher whose last parts arrive among those of the next one, who cuts otherwise.
     record = large_record("".join(f"{number:06}" for number in range(1000)))
-    parts, others = parts_of(record, 2050), parts_of(record, 2100)
-    joiner = PartJoiner()
-    joiner.add(*parts[0])
-    with pytest.raises(LogError, match="malformed"):
-        joiner.add(*others[1])
-    joiner = PartJoiner()
-    for part in parts[:-1]:
-        joiner.add(*part)
-    with pytest.raises(LogError, match="malformed"):
-        joiner.add(*others[-1])
+    late, parts = parts_of(record, 2050), parts_of(record, 2100)
+    for before in range(1, len(parts)):
+        for first in range(1, len(late)):
+            joiner = PartJoiner()
+            come = [*late[:first], *parts[:before], *late[first:], *parts[before:]]
+            assert [value for value in (joiner.add(*part) for part in come) if value] == [record[1]]
 
 
 def test_an_interrupted_record_gives_way_to_a_newer_one() -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from cdc.capture_ports import ChangeStream, LeaderDatabase, SlotFacts
-from cdc.errors import CdcError, FencedError, RefusedError, RetryableError
+from cdc.errors import FencedError, RefusedError, RetryableError
 from cdc.protocol.lsn import Lsn
 from cdc.services import apply, capture
 from cdc.services.apply import ApplyService
@@ -75,16 +75,20 @@ def test_a_capture_that_stands_by_outlives_a_refused_login():
 
 
 class Slot:
-    """A replication slot that one session holds at a time; `heard_of` tells when the server heard of it."""
+    """A replication slot that one session holds at a time; `heard_of` tells when the server heard of it, `confirmed`
+    how far it is."""
 
-    def __init__(self, heard_of: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self, heard_of: Callable[[], str | None] = lambda: None, confirmed: Callable[[], Lsn] = lambda: Lsn(1)
+    ) -> None:
         self.holder: int | None = None
         self.looks = 0
         self._heard_of = heard_of
+        self._confirmed = confirmed
 
     def slot(self, _: str) -> SlotFacts:
         self.looks += 1
-        facts = ("pgoutput", "db", False, self.holder, "cdc capture", Lsn(1), Lsn(1), "reserved", None)
+        facts = ("pgoutput", "db", False, self.holder, "cdc capture", self._confirmed(), Lsn(1), "reserved", None)
         return SlotFacts(*facts, heard_of=self._heard_of() if self.holder else None)
 
     def stream(self, pid: int, answered: bool = True) -> ChangeStream:
@@ -138,18 +142,19 @@ def test_a_slot_whose_answer_was_lost_is_not_taken_for_a_rivals():
 
 
 @pytest.mark.parametrize(
-    ("heard_of", "seconds"),
-    [("again and again", 5.0), ("nobody knows", 5.0), ("never again", 75.0)],
+    ("sign", "seconds"), [("answers", 5.0), ("confirms", 5.0), ("answered once more", 75.0), ("none", 75.0)]
 )
-def test_a_rival_is_one_that_answers_its_server_and_one_that_does_not_may_be_gone(
-    waited: list[float], heard_of: str, seconds: float
-):
-    told = {"again and again": lambda: str(waited[0]), "nobody knows": lambda: None, "never again": lambda: "then"}
-    slot = Slot(told[heard_of])
+def test_a_rival_gives_signs_of_life_and_one_that_does_not_may_be_gone(waited: list[float], sign: str, seconds: float):
+    slots = {
+        "answers": Slot(heard_of=lambda: str(waited[0])),
+        "confirms": Slot(confirmed=lambda: Lsn(int(waited[0]))),
+        "answered once more": Slot(heard_of=lambda: str(waited[0] > 1)),
+        "none": Slot(),
+    }
+    slot = slots[sign]
     slot.holder = 7
-    with pytest.raises(CdcError) as ended:
+    with pytest.raises(FencedError):
         acquire(service(), slot, slot.stream(8))
-    assert isinstance(ended.value, FencedError)
     assert seconds <= waited[0] < seconds + 2
 
 
