@@ -97,9 +97,7 @@ class PartJoiner:
             self._name, self._cut, self._contents, self._joined = name, (parts, size, len(content)), [], False
             self._size = 0
         place = len(self._contents) + 1
-        if place > 1 and ((parts, size) != self._cut[:2] or len(content) != self._length_of(part, len(content))):
-            return None
-        if part < place:
+        if place > 1 and (part < place or not self._fits(part, parts, size, len(content))):
             return None
         if part > place:
             raise LogError(
@@ -117,12 +115,14 @@ class PartJoiner:
         self._contents, self._joined = [], True
         return value
 
-    def _length_of(self, part: int, otherwise: int) -> int:
-        """Of its content, by the cut of the first part; `otherwise` for the last one of a writer that told no size."""
-        parts, size, first = self._cut
+    def _fits(self, part: int, parts: int, size: int | None, length: int) -> bool:
+        """Whether it is of the cut of the first part, after which all are as long but the last one."""
+        if (parts, size) != self._cut[:2]:
+            return False
+        first = self._cut[2]
         if part < parts:
-            return first
-        return otherwise if size is None else size - first * (parts - 1)
+            return length == first
+        return size is None or length == size - first * (parts - 1)
 
 
 def _malformed() -> LogError:

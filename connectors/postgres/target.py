@@ -437,8 +437,8 @@ class PostgresTarget:
         begun = self._conn.info.transaction_status is not TransactionStatus.IDLE
         if begun:
             # One at a time: each that is open takes 10 kB of the server's memory, and a transaction may have thousands.
-            places = [b"RELEASE SAVEPOINT piece", b"SAVEPOINT piece"]
-            sets[:0] = [_Set(sets[0].plan, Step(place)) for place in places[not self._saved :]]
+            places = [b"RELEASE SAVEPOINT piece"] if self._saved else []
+            sets[:0] = [_Set(sets[0].plan, Step(place)) for place in [*places, b"SAVEPOINT piece"]]
             self._saved = True
         with translated(self._node):
             outcome = play(self._conn, [one.step for one in sets], meanwhile)

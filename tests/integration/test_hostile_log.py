@@ -332,6 +332,13 @@ def part(event: Event, number: object, parts: object, content: object, **other: 
     return packed({"op": "m", "message": {"prefix": "cdc.part", "content": content}, "cdc": cdc})
 
 
+def following(event: Event) -> bytes:
+    """The next transaction: what comes before it must be whole."""
+    then = event["cdc"]["commit_lsn"]
+    numbers = {"commit_lsn": then + 1000, "prev": then, "seq": 1, "last": True, "end_lsn": then + 1001}
+    return packed({**event, "cdc": {**event["cdc"], **numbers}})
+
+
 def in_parts(value: bytes) -> list[str]:
     half = len(value) // 2
     return [b64encode(piece).decode() for piece in (value[:half], value[half:])]
@@ -341,6 +348,8 @@ def in_parts(value: bytes) -> list[str]:
     "forge",
     [
         lambda event, one, two: [part(event, 1, 3, one), part(event, 3, 3, two)],
+        lambda event, one, two: [part(event, 1, 2, one), part(event, 2, 3, two), following(event)],
+        lambda event, one, two: [part(event, 1, 2, one), part(event, 2, 2, two, bytes=5), following(event)],
         lambda event, one, two: [part(event, 1, 2, one), part(event, 2, 2, two, bytes="5")],
         lambda event, one, two: [part(event, 1, 2, one), part(event, 2, 2, one)],
         lambda event, one, two: [part(event, 1, 2, one), part(event, 2, 2, "%%%")],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cdc.cli.http_pages import Readiness, told
 from cdc.errors import BlockedError, RetryableError
 from cdc.events.position import Position
@@ -18,6 +20,19 @@ class Clock:
         return self.now
 
 
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(clock: Clock) -> Health:
+    """Of an applier that works."""
+    health = Health(clock)
+    health.works("applying")
+    return health
+
+
 def test_a_daemon_is_healthy_once_it_works_and_not_before():
     clock = Clock()
     health = Health(clock)
@@ -28,10 +43,7 @@ def test_a_daemon_is_healthy_once_it_works_and_not_before():
     assert told(health) == {"healthy": True, "state": "streaming", "seconds": 3.0, "problem": None}
 
 
-def test_an_interruption_is_told_since_it_began_and_counted():
-    clock = Clock()
-    health = Health(clock)
-    health.works("applying")
+def test_an_interruption_is_told_since_it_began_and_counted(clock: Clock, health: Health):
     for _ in range(3):
         clock.now += 5
         health.interrupted(RetryableError("lost", where="eu-west"))
@@ -43,10 +55,7 @@ def test_an_interruption_is_told_since_it_began_and_counted():
     assert health.condition().ok
 
 
-def test_a_loop_that_does_not_come_round_is_not_well():
-    clock = Clock()
-    health = Health(clock)
-    health.works("applying")
+def test_a_loop_that_does_not_come_round_is_not_well(clock: Clock, health: Health):
     clock.now += SILENT_SECONDS + 1
     found = health.condition()
     assert (found.ok, found.state) == (False, "busy")
@@ -54,10 +63,7 @@ def test_a_loop_that_does_not_come_round_is_not_well():
     assert health.condition().ok
 
 
-def test_a_loop_that_waits_for_a_statement_of_hours_does_not_hang():
-    clock = Clock()
-    health = Health(clock)
-    health.works("applying")
+def test_a_loop_that_waits_for_a_statement_of_hours_does_not_hang(clock: Clock, health: Health):
     for _ in range(3600):
         clock.now += 1
         health.alive()
@@ -68,10 +74,7 @@ def test_a_loop_that_waits_for_a_statement_of_hours_does_not_hang():
     assert not health.hangs()
 
 
-def test_a_daemon_that_is_interrupted_does_not_hang_however_long_it_lasts():
-    clock = Clock()
-    health = Health(clock)
-    health.works("applying")
+def test_a_daemon_that_is_interrupted_does_not_hang_however_long_it_lasts(clock: Clock, health: Health):
     health.interrupted(RetryableError("lost", where="eu-west"))
     clock.now += 3600
     assert not health.hangs()
