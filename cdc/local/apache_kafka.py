@@ -170,6 +170,8 @@ class ApacheKafka(ProcessKafka):
             # After a kill the controller waits this long before it takes the broker back.
             "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "500",
+            # Records that say nothing, twice a second by default: a third of what a broker at rest takes.
+            "metadata.max.idle.interval.ms": "0",
             # For a few clients. Each of the 22 by default wakes three times a second, to see that there is nothing.
             "num.network.threads": "1",
             "num.io.threads": "2",
