@@ -71,6 +71,10 @@ class NetEffect:
     updates: dict[tuple[str, ...], list[Row | Line]] = field(default_factory=dict)
     inserts: list[Row | Line] = field(default_factory=list)
 
+    @property
+    def rows(self) -> int:
+        return len(self.deletes) + len(self.inserts) + sum(map(len, self.updates.values()))
+
 
 def only(op: str, change: Change | Lines) -> bool:
     """Whether it is that operation, or several of it."""

@@ -14,7 +14,8 @@ from cdc.events.table import TableId
 @dataclass(frozen=True)
 class TableFacts:
     """`columns` maps the name of each column that can be written to its type as SQL writes it, `types` to its type as
-    the log names it; `generated` the names of the others to their types as SQL writes them.
+    the log names it, `arrays` to the type of its arrays as SQL writes it, where `unnest` makes one column of one;
+    `generated` the names of the others to their types as SQL writes them.
 
     `primary_key` is empty when there is none that is checked at once: a deferrable key can be held by two
     rows inside a statement, so it does not find a row. `unique_indexes` counts all unique and exclusion indexes but
@@ -27,6 +28,7 @@ class TableFacts:
     partitioned: bool
     columns: dict[str, str]
     types: dict[str, ColumnType]
+    arrays: dict[str, str]
     generated: dict[str, str]
     always: frozenset[str]
     primary_key: tuple[str, ...]
@@ -48,15 +50,20 @@ FROM pg_attribute CROSS JOIN LATERAL (
         UNION ALL SELECT typbasetype, greatest(typmod, typtypmod), depth + 1
         FROM base JOIN pg_type t USING (oid) WHERE typtype = 'd'
     )
-    SELECT nspname || '.' || typname AS name, typmod, depth
+    SELECT nspname || '.' || typname AS name, typmod, depth, (
+        SELECT format_type(own.typarray, -1) FROM pg_type own
+        WHERE own.oid = atttypid AND own.typarray <> 0 AND own.typdelim = ',' AND t.typtype <> 'c'
+    ) AS arrays
     FROM base JOIN pg_type t USING (oid) JOIN pg_namespace n ON n.oid = typnamespace ORDER BY depth DESC LIMIT 1
 ) base
 WHERE attrelid = ANY(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attrelid, attnum
 """
-"""Those of some tables, each with `base`: its type, or that of its domain."""
+"""Those of some tables, each with `base`: its type, or that of its domain, and the type of its arrays. None where that
+is an array of more dimensions, or `unnest` would take its values apart. It has no modifier: a cast to varchar(3)[] cuts
+values, an assignment of varchar to varchar(3) refuses them."""
 _COLUMNS = f"""
 SELECT attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
-       base.name, base.typmod, base.depth > 0 {COLUMNS}
+       base.name, base.typmod, base.depth > 0, base.arrays {COLUMNS}
 """
 _INDEXES = """
 SELECT indisprimary, indimmediate AND indpred IS NULL AND indexprs IS NULL AND NOT indisexclusion AS usable,
@@ -115,7 +122,8 @@ def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | 
     return TableFacts(
         partitioned=partitioned,
         columns={name: type_name for name, type_name, generated, *_ in columns if not generated},
-        types={name: ColumnType(*base) for name, _, generated, _, *base in columns if not generated},
+        types={name: ColumnType(*base) for name, _, generated, _, *base, _ in columns if not generated},
+        arrays={name: array for name, _, generated, *_, array in columns if array and not generated},
         generated={name: type_name for name, type_name, generated, *_ in columns if generated},
         always=frozenset(name for name, _, _, always, *_ in columns if always),
         primary_key=next((names for primary, names in usable if primary), ()),

@@ -18,16 +18,18 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import Ready, Wait
 
-_CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**20
 """So much of the data is handed to libpq before what is there is sent: it keeps what it cannot send in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A statement, and for a COPY what makes its data once the server asks for them."""
+    """A statement, and for a COPY what makes its data once the server asks for them. Only a pipeline takes `values`
+    for its parameters, in the text format, None for NULL."""
 
     statement: bytes
     data: Callable[[], bytes] | None = None
+    values: Sequence[bytes | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ def _played(pgconn: PGconn, steps: Sequence[Step], meanwhile: Callable[[], bool]
     rows: list[int] = []
     unfit: Exception | None = None
     pgconn.send_query(b";\n".join(step.statement for step in steps))
-    yield from _sent(pgconn)
-    while result := (yield from _next_result(pgconn)):
+    yield from sent(pgconn)
+    while result := (yield from next_result(pgconn)):
         if result.status == ExecStatus.COPY_IN:
             try:
                 data = _data_of(steps[len(rows)])
@@ -75,13 +77,13 @@ def _played(pgconn: PGconn, steps: Sequence[Step], meanwhile: Callable[[], bool]
             del data
             yield from _ended(pgconn)
             if len(rows) == last:
-                _use_the_time(pgconn, meanwhile)
+                use_the_time(pgconn, meanwhile)
         elif result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
             rows.append(result.command_tuples or 0)
         else:
             error = error_from_result(result)
             with suppress(psycopg.OperationalError):  # a server that ends the session has said why
-                while (yield from _next_result(pgconn)):
+                while (yield from next_result(pgconn)):
                     pass
             if unfit is not None:
                 raise unfit
@@ -97,19 +99,19 @@ def _data_of(step: Step) -> bytes:
 
 def _copied(pgconn: PGconn, data: bytes) -> PQGen[None]:
     view = memoryview(data)
-    for at in range(0, len(data), _CHUNK_BYTES):
-        while not pgconn.put_copy_data(view[at : at + _CHUNK_BYTES]):
+    for at in range(0, len(data), CHUNK_BYTES):
+        while not pgconn.put_copy_data(view[at : at + CHUNK_BYTES]):
             yield Wait.W
-        yield from _sent(pgconn)
+        yield from sent(pgconn)
 
 
 def _ended(pgconn: PGconn, error: bytes | None = None) -> PQGen[None]:
     while not pgconn.put_copy_end(error):
         yield Wait.W
-    yield from _sent(pgconn)
+    yield from sent(pgconn)
 
 
-def _sent(pgconn: PGconn) -> PQGen[None]:
+def sent(pgconn: PGconn) -> PQGen[None]:
     """Until libpq holds nothing back."""
     while pgconn.flush():
         ready = yield Wait.RW
@@ -117,14 +119,14 @@ def _sent(pgconn: PGconn) -> PQGen[None]:
             pgconn.consume_input()
 
 
-def _use_the_time(pgconn: PGconn, meanwhile: Callable[[], bool]) -> None:
+def use_the_time(pgconn: PGconn, meanwhile: Callable[[], bool]) -> None:
     while meanwhile():
         pgconn.consume_input()
         if not pgconn.is_busy():
             return
 
 
-def _next_result(pgconn: PGconn) -> PQGen[PGresult | None]:
+def next_result(pgconn: PGconn) -> PQGen[PGresult | None]:
     while pgconn.is_busy():
         if (yield Wait.R):
             pgconn.consume_input()

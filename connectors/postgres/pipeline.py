@@ -1,0 +1,121 @@
+"""HOT PATH: several statements with their values in one round trip, each planned once a session.
+
+The pipeline of libpq (PostgreSQL manual, "Pipeline Mode") without psycopg's layers around it, which take some 60 us a
+statement. The server passes over what follows a statement that fails. COPY has no place in a pipeline: see script.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
+
+from connectors.postgres.connection import WatchedConnection
+from connectors.postgres.script import CHUNK_BYTES, Outcome, Step, next_result, sent, use_the_time
+
+_MOST_PREPARED = 200
+"""Each takes some 20 kB of the server's memory."""
+_PLANS_LAST_SECONDS = 30.0
+"""A plan from when a table was empty may soon be a bad one, and only ANALYZE tells the server to make it anew."""
+
+
+class Pipeline:
+    """The prepared statements of one connection. psycopg prepares none on it, as it would drop ours with its own."""
+
+    def __init__(self, connection: WatchedConnection) -> None:
+        connection.prepare_threshold = None
+        self._connection = connection
+        self._names: dict[bytes, bytes] = {}
+        """Of the statements that the server has, by their text."""
+        self._number = 0
+        self._since = time.monotonic()
+
+    def play(self, steps: Sequence[Step], meanwhile: Callable[[], bool] = lambda: False) -> Outcome:
+        """Run `steps`, none of them a COPY, in the transaction that is open, or in one that begins with them.
+        `meanwhile` is called again and again, until it returns False, while the server works.
+
+        Raises psycopg.Error for a lost connection.
+        """
+        if len(self._names) > _MOST_PREPARED or time.monotonic() - self._since > _PLANS_LAST_SECONDS:
+            self._forget()
+        if self._connection.info.transaction_status is TransactionStatus.IDLE:
+            outcome = self._play([Step(b"BEGIN"), *steps], meanwhile)
+            return Outcome(outcome.rows[1:], outcome.error)
+        return self._play(steps, meanwhile)
+
+    def _forget(self) -> None:
+        outcome = self._play([Step(b"DEALLOCATE ALL")], lambda: False)
+        if outcome.error is not None:
+            raise outcome.error
+        self._names.clear()
+        self._since = time.monotonic()
+
+    def _play(self, steps: Sequence[Step], meanwhile: Callable[[], bool]) -> Outcome:
+        with self._connection.lock:
+            outcome: Outcome = self._connection.wait(self._played(self._connection.pgconn, steps, meanwhile))
+            return outcome
+
+    def _played(self, pgconn: PGconn, steps: Sequence[Step], meanwhile: Callable[[], bool]) -> PQGen[Outcome]:
+        pgconn.enter_pipeline_mode()
+        try:
+            asked = yield from self._ask(pgconn, steps)
+            use_the_time(pgconn, meanwhile)
+            return (yield from self._hear(pgconn, asked))
+        finally:
+            with suppress(psycopg.OperationalError):  # one that is lost stays in this mode
+                pgconn.exit_pipeline_mode()
+
+    def _ask(self, pgconn: PGconn, steps: Sequence[Step]) -> PQGen[list[tuple[bytes, bytes] | None]]:
+        """What was asked: to prepare a statement under a name, or None to run one."""
+        asked: list[tuple[bytes, bytes] | None] = []
+        names = dict(self._names)
+        held = 0
+        for step in steps:
+            name = names.get(step.statement)
+            if name is None:
+                self._number += 1
+                name = names[step.statement] = b"cdc_%d" % self._number
+                pgconn.send_prepare(name, step.statement)
+                asked.append((step.statement, name))
+            pgconn.send_query_prepared(name, step.values)
+            asked.append(None)
+            held += sum(map(len, filter(None, step.values)))
+            if held > CHUNK_BYTES:
+                yield from sent(pgconn)
+                held = 0
+        pgconn.pipeline_sync()
+        yield from sent(pgconn)
+        return asked
+
+    def _hear(self, pgconn: PGconn, asked: Sequence[tuple[bytes, bytes] | None]) -> PQGen[Outcome]:
+        rows: list[int] = []
+        for prepared in asked:
+            result = yield from _answer(pgconn)
+            if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+                error = error_from_result(result)
+                with suppress(psycopg.OperationalError):  # a server that ends the session has said why
+                    while (yield from _answer(pgconn)).status != ExecStatus.PIPELINE_SYNC:
+                        pass
+                return Outcome(rows, error)
+            if prepared is None:
+                rows.append(result.command_tuples or 0)
+            else:
+                statement, name = prepared
+                self._names[statement] = name
+        yield from _answer(pgconn)  # that all is done
+        return Outcome(rows, None)
+
+
+def _answer(pgconn: PGconn) -> PQGen[PGresult]:
+    """The next that is not an end of one: after each but the last there is such an end."""
+    for _ in range(2):
+        result = yield from next_result(pgconn)
+        if result is not None:
+            return result
+    raise psycopg.OperationalError("the connection is lost")
