@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from connectors.postgres.target import ROWS_IN_ARRAYS
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import NEWEST, SYSTEM, SharedServers
 from tests.support.cases import NOISE, Case, read_cases, type_cases
@@ -16,7 +17,8 @@ from tests.support.pipeline import FOLLOWER, OTHER_FOLLOWER, Pipeline, set_for_d
 from tests.support.values import TYPES_DDL
 
 CASES = [*type_cases(), *read_cases(Path(__file__).with_name("fidelity.sql"))]
-COUNTS = {"few": 6, "many": 150}
+COUNTS = {"few": 6, "many": 150, "plenty": ROWS_IN_ARRAYS + 100}
+"""Rows of a transaction: one by one, as arrays, by COPY."""
 ODD_SCHEMA = 'odd "schema" %s.x'
 ODD_PATTERN = 'odd \\"schema\\" %s?x.*'  # in TOML, and a dot ends the name of a schema
 FALLBACK = "a set did not meet exactly its rows"
@@ -67,7 +69,7 @@ def group(module_pipelines: Pipelines, postgres_version: int) -> Pipeline:
     def build() -> Pipeline:
         pipeline = module_pipelines.new(
             version=postgres_version, prepare=differing_settings, followers=(FOLLOWER, OTHER_FOLLOWER),
-            tables=("few.*", "many.*", ODD_PATTERN), kafka={"max_record_bytes": 300_000},
+            tables=(*(f"{schema}.*" for schema in COUNTS), ODD_PATTERN), kafka={"max_record_bytes": 300_000},
         )  # fmt: skip
         quoted = '"' + ODD_SCHEMA.replace('"', '""') + '"'
         pipeline.execute(

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from cdc.errors import LogError, TerminalError
 from cdc.local import PostgresServer
 from cdc.protocol.lsn import Lsn
+from connectors.postgres.target import ROWS_IN_ARRAYS
 from tests.fixtures.servers import SharedServers
 from tests.support.pipeline import rows_of, run_sql
 from tests.support.replay import FollowerInTest, LeaderInTest, collector_as_it_was
@@ -101,11 +102,14 @@ def leader(shared_servers: SharedServers) -> Iterator[LeaderInTest]:
         yield leader
 
 
-@pytest.fixture(scope="module", params=[100, 0], ids=["one by one", "sets"])
+@pytest.fixture(scope="module", params=[(100, 0), (0, ROWS_IN_ARRAYS), (0, 0)], ids=["one by one", "arrays", "copy"])
 def scene(leader: LeaderInTest, shared_servers: SharedServers, request: pytest.FixtureRequest) -> Iterator[Scene]:
     with ExitStack() as stack:
-        dsn = database(stack, shared_servers.get("follower"), f"hostile_{request.param}")
-        yield Scene(leader, FollowerInTest(dsn, TABLES, request.param))
+        small_segment, rows_in_arrays = request.param
+        dsn = database(stack, shared_servers.get("follower"), f"hostile_{small_segment}_{rows_in_arrays}")
+        follower = FollowerInTest(dsn, TABLES, small_segment)
+        follower.rows_in_arrays = rows_in_arrays
+        yield Scene(leader, follower)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cdc.local import PostgresServer
 from cdc.services.apply import ApplyLimits
+from connectors.postgres.target import ROWS_IN_ARRAYS
 from tests.support.contents import contents, digests
 from tests.support.pipeline import run_sql
 from tests.support.replay import FollowerInTest, LeaderInTest, collector_as_it_was
@@ -168,8 +169,8 @@ def test_sets_come_to_the_same_as_serial_replay_and_as_the_leader(databases: lis
             print_blob=True,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
         )
-        @given(transactions, limits)
-        def check(transactions: list[list[str]], limits: ApplyLimits) -> None:
+        @given(transactions, limits, st.booleans())
+        def check(transactions: list[list[str]], limits: ApplyLimits, in_arrays: bool) -> None:
             # Given empty tables, when the leader runs the transactions and the followers take its log.
             start = leader.empty()
             for follower in (by_sets, serial, interpreted):
@@ -178,6 +179,8 @@ def test_sets_come_to_the_same_as_serial_replay_and_as_the_leader(databases: lis
                 leader.run(statements)
             values = leader.records(start)
             note(f"{len(values)} records")
+            by_sets.rows_in_arrays = ROWS_IN_ARRAYS if in_arrays else 0
+            interpreted.rows_in_arrays = 0 if in_arrays else ROWS_IN_ARRAYS
             by_sets.apply(values, limits)
             serial.apply(values)
             interpreted.apply(values, limits)

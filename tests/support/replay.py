@@ -20,7 +20,7 @@ from cdc.services.replay import SMALL_SEGMENT
 from cdc.stop import StopToken
 from connectors.postgres.connection import connect
 from connectors.postgres.leader import Leader
-from connectors.postgres.target import PostgresTarget
+from connectors.postgres.target import ROWS_IN_ARRAYS, PostgresTarget
 from tests.support.pipeline import run_sql
 
 SLOT = "sets"
@@ -132,6 +132,7 @@ class RecordedLog:
 
 class FollowerInTest:
     """A follower that takes a recorded log. Up to `small_segment` changes a table go one by one; `sets` counts others.
+    Of these, up to `rows_in_arrays` rows a table go as arrays.
 
     Where all go as sets, and nothing is compiled, each record that may begin a run (cdc/log/runs.py) does.
     """
@@ -143,6 +144,7 @@ class FollowerInTest:
         self.dsn = dsn
         self._change_reader = ChangeReader if is_compiled else None
         self.sets = 0
+        self.rows_in_arrays = ROWS_IN_ARRAYS
         self._tables = ", ".join(tables)
         self._small_segment = small_segment
         run_sql(
@@ -165,6 +167,7 @@ class FollowerInTest:
         service = ApplyService(lambda: RecordedLog(values, stop), target, "follower", limits)
         with (
             mock.patch("cdc.services.replay.SMALL_SEGMENT", self._small_segment),
+            mock.patch("connectors.postgres.target.ROWS_IN_ARRAYS", self.rows_in_arrays),
             mock.patch("cdc.services.apply.ALIKE_BEFORE_RUN", ALIKE_BEFORE_RUN if self._small_segment else 0),
             mock.patch("cdc.services.apply.ChangeReader", self._change_reader),
             mock.patch.object(target, "apply_sets", wraps=target.apply_sets) as apply_sets,
