@@ -58,12 +58,7 @@ def prepared(connection: WatchedConnection) -> list[str]:
 
 
 def test_each_step_says_how_many_rows_it_met(connection: WatchedConnection, pipeline: Pipeline, dsn: str):
-    steps = [
-        update(b'it\'s \\ "x"', 3),
-        Step(b"SELECT FROM public.t"),
-        update(None, 0),
-        update(None, 2),
-    ]
+    steps = [update(QUOTED.encode(), 3), Step(b"SELECT FROM public.t"), update(None, 0), update(None, 2)]
     for _ in range(2):
         outcome = pipeline.play(steps)
         assert (outcome.rows, outcome.error) == ([3, 9, 0, 2], None)
@@ -71,7 +66,7 @@ def test_each_step_says_how_many_rows_it_met(connection: WatchedConnection, pipe
         assert connection.pgconn.pipeline_status == PipelineStatus.OFF
     assert pipeline.play([COMMIT]).rows == [0]
     assert connection.info.transaction_status is TransactionStatus.IDLE
-    assert rows_of(dsn, "SELECT x FROM t WHERE id < 4 ORDER BY id") == [(None,), (None,), ('it\'s \\ "x"',)]
+    assert rows_of(dsn, "SELECT x FROM t WHERE id < 4 ORDER BY id") == [(None,), (None,), (QUOTED,)]
 
 
 @pytest.mark.parametrize("is_open", [False, True], ids=["begins", "is open"])
