@@ -33,7 +33,7 @@ from cdc.services.window import Item
 log = structlog.get_logger(__name__)
 
 SMALL_SEGMENT = 2
-"""Up to so many changes a table go one by one in one round trip; COPY and an UPDATE cost as much as some three."""
+"""Up to so many changes a table go one by one, which is cheaper than a set of them; three cost the same."""
 
 WINDOWS_IN_ORDER = 100
 """So many windows with updates of a table go in order after a set of its updates failed: who exchanges unique values

@@ -19,7 +19,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from connectors.postgres.connection import WatchedConnection
 from connectors.postgres.script import CHUNK_BYTES, Outcome, Step, next_result, sent, use_the_time
 
-_MOST_PREPARED = 200
+_MOST_PREPARED = 400
 """Each takes some 20 kB of the server's memory."""
 _PLANS_LAST_SECONDS = 30.0
 """A plan from when a table was empty may soon be a bad one, and only ANALYZE tells the server to make it anew."""

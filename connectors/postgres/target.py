@@ -90,7 +90,7 @@ ROWS_IN_ARRAYS = 500
 by COPY; 110 take 3,140 and 4,190; 300 take 6,650 and 7,710. From 1,000 rows a table on there is no difference."""
 _BYTES_IN_ARRAYS = 2**18
 _CHANGES_A_TRIP = 1000
-"""One by one."""
+"""Of those that go one by one."""
 _CANCEL_SECONDS = 2.0
 _LOCK_PATIENCE_SECONDS = 10.0
 """A predecessor that was killed leaves its backend behind until the server notices."""
