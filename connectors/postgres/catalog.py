@@ -21,8 +21,8 @@ class TableFacts:
     rows inside a statement, so it does not find a row. `unique_indexes` counts all unique and exclusion indexes but
     the one on the key, as lists of columns. `equality` is the operator by which a unique index compares a column:
     a type of an extension has its own, which is not on our search_path. `collation` is that of the index where it is
-    not the column's own. `firing_triggers`, rules among them, fire even for the applier.
-    `always` are identity columns that no UPDATE may set (GENERATED ALWAYS AS IDENTITY).
+    not the column's own, or values of the column's type have another one. `firing_triggers`, rules among them, fire
+    even for the applier. `always` are identity columns that no UPDATE may set (GENERATED ALWAYS AS IDENTITY).
     """
 
     partitioned: bool
@@ -53,14 +53,15 @@ FROM pg_attribute CROSS JOIN LATERAL (
     SELECT nspname || '.' || typname AS name, typmod, depth, (
         SELECT format_type(own.typarray, -1) FROM pg_type own
         WHERE own.oid = atttypid AND own.typarray <> 0 AND own.typdelim = ',' AND t.typtype <> 'c'
+            AND has_schema_privilege(own.typnamespace, 'USAGE')
     ) AS arrays
     FROM base JOIN pg_type t USING (oid) JOIN pg_namespace n ON n.oid = typnamespace ORDER BY depth DESC LIMIT 1
 ) base
 WHERE attrelid = ANY(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attrelid, attnum
 """
 """Those of some tables, each with `base`: its type, or that of its domain, and the type of its arrays. None where that
-is an array of more dimensions, or `unnest` would take its values apart. It has no modifier: a cast to varchar(3)[] cuts
-values, an assignment of varchar to varchar(3) refuses them."""
+is an array of more dimensions, `unnest` would take its values apart, or our role may not name it. It has no modifier: a
+cast to varchar(3)[] cuts values, an assignment of varchar to varchar(3) refuses them."""
 _COLUMNS = f"""
 SELECT attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
        base.name, base.typmod, base.depth > 0, base.arrays {COLUMNS}
@@ -74,11 +75,13 @@ FROM pg_index WHERE indrelid = %s AND (indisunique OR indisexclusion) AND indisv
 """
 _EQUALITY = """
 SELECT DISTINCT ON (attname) attname::text, format('OPERATOR(%%I.%%s)', n.nspname, oprname),
-       CASE WHEN l.oid <> attcollation THEN format('%%s.%%I', collnamespace::regnamespace, collname) END
+       CASE WHEN l.oid <> attcollation OR typcollation NOT IN (0, '"default"'::regcollation, l.oid)
+            THEN format('%%s.%%I', collnamespace::regnamespace, collname) END
 FROM pg_index
 CROSS JOIN LATERAL unnest(indkey::int2[], indclass::oid[], indcollation::oid[]) AS k (attnum, opclass, coll)
 LEFT JOIN pg_collation l ON l.oid = k.coll
-JOIN pg_attribute a ON a.attrelid = indrelid AND a.attnum = k.attnum JOIN pg_opclass c ON c.oid = k.opclass
+JOIN pg_attribute a ON a.attrelid = indrelid AND a.attnum = k.attnum JOIN pg_type t ON t.oid = atttypid
+JOIN pg_opclass c ON c.oid = k.opclass
 JOIN pg_amop ON amopfamily = opcfamily AND amopstrategy = 3 AND amoplefttype = opcintype AND amoprighttype = opcintype
 JOIN pg_operator o ON o.oid = amopopr JOIN pg_namespace n ON n.oid = oprnamespace
 WHERE indrelid = %s AND indisunique AND indisvalid AND NOT indisexclusion

@@ -20,9 +20,11 @@ from connectors.postgres.connection import WatchedConnection
 from connectors.postgres.script import CHUNK_BYTES, Outcome, Step, next_result, sent, use_the_time
 
 _MOST_PREPARED = 400
-"""Each takes some 20 kB of the server's memory."""
+"""Each takes some 20 kB of the server's memory, and one of a partitioned table some kB more a partition."""
 _PLANS_LAST_SECONDS = 30.0
-"""A plan from when a table was empty may soon be a bad one, and only ANALYZE tells the server to make it anew."""
+"""A plan from when a table was empty may soon be a bad one, and often nothing tells the server to make it anew."""
+_SLOW_SECONDS = 0.1
+"""It may be that already when a round trip takes so long, next to which new plans are nothing."""
 
 
 class Pipeline:
@@ -42,14 +44,25 @@ class Pipeline:
 
         Raises psycopg.Error for a lost connection.
         """
-        if len(self._names) > _MOST_PREPARED or time.monotonic() - self._since > _PLANS_LAST_SECONDS:
-            self._forget()
+        began = time.monotonic()
+        if len(self._names) > _MOST_PREPARED or began - self._since > _PLANS_LAST_SECONDS:
+            self.forget()
+        outcome = self._begun(steps, meanwhile)
+        if time.monotonic() - began > _SLOW_SECONDS:
+            self._since = -_PLANS_LAST_SECONDS
+        return outcome
+
+    def _begun(self, steps: Sequence[Step], meanwhile: Callable[[], bool]) -> Outcome:
         if self._connection.info.transaction_status is TransactionStatus.IDLE:
             outcome = self._play([Step(b"BEGIN"), *steps], meanwhile)
             return Outcome(outcome.rows[1:], outcome.error)
         return self._play(steps, meanwhile)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Let the statements be planned anew, also for what the types of their parameters are: the server keeps these
+        of a statement that it has, whatever a column has become. Raises psycopg.Error."""
+        if not self._names:
+            return
         outcome = self._play([Step(b"DEALLOCATE ALL")], lambda: False)
         if outcome.error is not None:
             raise outcome.error

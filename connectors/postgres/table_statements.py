@@ -109,6 +109,7 @@ class TableStatements:
             key = facts.primary_key if schema.identity.value == "f" else ()
         self._facts = facts
         self.always = facts.always
+        self.partitioned = facts.partitioned
         self.only = only(schema.table, facts)
         self.own_types = ", ".join(f"{c} ({t.name})" for c, t in facts.types.items() if _made_by_users(t.name))
         """Columns whose types were made by users, with their names, for people."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import psycopg
@@ -89,6 +89,8 @@ ROWS_IN_ARRAYS = 500
 """Up to so many rows a table. A window of TPC-B (us of CPU, applier and follower): 10 transactions 790 as arrays, 1,760
 by COPY; 110 take 3,140 and 4,190; 300 take 6,650 and 7,710. From 1,000 rows a table on there is no difference."""
 _BYTES_IN_ARRAYS = 2**18
+_PRUNED = [Step(b"SET LOCAL plan_cache_mode = " + mode) for mode in (b"force_custom_plan", b"force_generic_plan")]
+"""Before and after single changes of a partitioned table: a generic plan locks each of its partitions."""
 _CHANGES_A_TRIP = 1000
 """Of those that go one by one."""
 _CANCEL_SECONDS = 2.0
@@ -134,7 +136,7 @@ class PostgresTarget:
         self._log = log_name
         self._wait = wait
         self._connection: WatchedConnection | None = None
-        self._pipeline: Pipeline | None = None
+        self._own_pipeline: Pipeline | None = None
         self._position: Position | None = None
         self._own_backends: set[int] = set()
         """Sessions of ours that may hold the lock, as far as the server knows."""
@@ -178,7 +180,7 @@ class PostgresTarget:
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        self._connection = self._pipeline = self._position = None
+        self._connection = self._own_pipeline = self._position = None
         self._tables.clear()
         self._stages.clear()
         self._transaction_is_over()
@@ -205,16 +207,20 @@ class PostgresTarget:
             raise RetryableError("not connected", where=self._node)
         return self._connection
 
+    @property
+    def _pipeline(self) -> Pipeline:
+        if self._own_pipeline is None:
+            raise RetryableError("not connected", where=self._node)
+        return self._own_pipeline
+
     def _play(self, steps: Sequence[Step], meanwhile: Callable[[], bool] = lambda: False) -> Outcome:
         """Raises psycopg.Error for a lost connection."""
         if any(step.data is not None for step in steps):
             return play(self._conn, steps, meanwhile)
-        if self._pipeline is None:
-            raise RetryableError("not connected", where=self._node)
         return self._pipeline.play(steps, meanwhile)
 
     def _take_role(self) -> None:
-        self._pipeline = Pipeline(self._conn)
+        self._own_pipeline = Pipeline(self._conn)
         try:
             self._conn.execute(_SESSION)
             with suppress(psycopg.errors.InvalidParameterValue):  # a server on Windows cannot do it
@@ -313,6 +319,7 @@ class PostgresTarget:
     def plan(self, schema: TableSchema) -> TablePlan:
         place = self._place_of(schema.table)
         with translated(self._node):
+            self._pipeline.forget()
             facts = require_place(self._conn, schema, table_facts(self._conn, place), self._log, self._node)
             make_read_only(self._conn, [place])  # it may be younger than the bootstrap
         table = TableStatements(schema if place == schema.table else replace(schema, table=place), facts)
@@ -484,26 +491,21 @@ class PostgresTarget:
 
     def _few(self, effects: Sequence[tuple[TablePlan, NetEffect]]) -> list[_Set]:
         """What brings the tables to their effects, if all of them fit in arrays."""
-        sets: list[_Set] = []
-        for plan, effect in effects:
-            table = self._tables[plan.schema.fingerprint]
-            if not table.fit_in_arrays or effect.rows > ROWS_IN_ARRAYS:
-                return []
-            sets += self._in_arrays(plan, effect)
-        size = sum(len(value or b"") for one in sets for value in one.step.values)
-        return sets if size <= _BYTES_IN_ARRAYS else []
-
-    def _in_arrays(self, plan: TablePlan, effect: NetEffect) -> Iterator[_Set]:
-        table = self._tables[plan.schema.fingerprint]
-        if effect.deletes:
-            keys = array_texts(_copied_keys(effect.deletes, plan.key), len(plan.key))
-            yield _Set(plan, Step(table.arrays(plan.key).delete, values=keys), len(effect.deletes))
-        for names, rows in effect.updates.items():
-            cells = array_texts(_copied(rows, cells_of(names)), len(names))
-            yield _Set(plan, Step(table.arrays(names).update, values=cells), len(rows))
-        if effect.inserts:
-            cells = array_texts(_copied(effect.inserts, table.cells), len(plan.columns))
-            yield _Set(plan, Step(table.arrays(plan.columns).insert, values=cells), len(effect.inserts))
+        tables = [self._tables[plan.schema.fingerprint] for plan, _ in effects]
+        if not all(table.fit_in_arrays for table in tables) or any(e.rows > ROWS_IN_ARRAYS for _, e in effects):
+            return []
+        few: list[tuple[TableStatements, _Rows]] = []
+        size = 0
+        for table, (_, effect) in zip(tables, effects, strict=True):
+            for rows in _by_statement(table, effect):
+                size += len(rows.lines)
+                if size > _BYTES_IN_ARRAYS:
+                    return []
+                few.append((table, rows))
+        return [
+            _Set(table.plan, Step(rows.statement, values=array_texts(rows.lines, rows.width)), rows.number)
+            for table, rows in few
+        ]
 
     def _sets(self, plan: TablePlan, effect: NetEffect) -> Iterator[_Set]:
         """What brings a table to the effect, however many rows that are."""
@@ -584,13 +586,17 @@ class PostgresTarget:
 
     def _one_by_one(self, steps: Sequence[tuple[TablePlan, Change]]) -> Outcome:
         """Raises for the first that fails."""
+        tables = [self._tables[plan.schema.fingerprint] for plan, _ in steps]
+        own = [table.one(change) for table, (_, change) in zip(tables, steps, strict=True)]
+        pruned = any(table.partitioned for table in tables)
         try:
-            outcome = self._play([self._tables[plan.schema.fingerprint].one(change) for plan, change in steps])
+            outcome = self._play([*_PRUNED[:1], *own, *_PRUNED[1:]] if pruned else own)
         except psycopg.Error as error:
             raise self._translate(error, self._node) from error
+        rows = outcome.rows[1:][: len(own)] if pruned else outcome.rows
         if outcome.error is not None:
-            raise self._blamed(outcome.error, steps[len(outcome.rows)]) from outcome.error
-        return outcome
+            raise self._blamed(outcome.error, steps[len(rows)]) from outcome.error
+        return Outcome(rows, None)
 
     def _blamed(self, error: psycopg.Error, culprit: tuple[TablePlan, Change]) -> CdcError:
         general = self._translate(error, self._node)
@@ -641,6 +647,27 @@ class PostgresTarget:
         return DivergenceError(
             f"the row is not there (02000, {_key_names(plan)})", _REPAIR, where, key=_key_values(plan, change)
         )
+
+
+class _Rows(NamedTuple):
+    """Rows for a statement that takes them as arrays: as text of COPY, of so many columns, and how many they are."""
+
+    statement: bytes
+    lines: bytes
+    width: int
+    number: int
+
+
+def _by_statement(table: TableStatements, effect: NetEffect) -> Iterator[_Rows]:
+    key, columns = table.plan.key, table.plan.columns
+    if effect.deletes:
+        keys = _copied_keys(effect.deletes, key)
+        yield _Rows(table.arrays(key).delete, keys, len(key), len(effect.deletes))
+    for names, rows in effect.updates.items():
+        yield _Rows(table.arrays(names).update, _copied(rows, cells_of(names)), len(names), len(rows))
+    if effect.inserts:
+        rows = effect.inserts
+        yield _Rows(table.arrays(columns).insert, _copied(rows, table.cells), len(columns), len(rows))
 
 
 def _copied(rows: list[Row | Line], cells: Callable[[Row], Collection[str | None]]) -> bytes:

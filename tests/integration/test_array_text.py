@@ -116,3 +116,18 @@ def test_a_column_takes_from_arrays_what_it_takes_from_copy(
                 refused += found[0] is None
     assert tried > 200
     assert refused >= 8
+
+
+def test_a_type_that_the_role_may_not_name_goes_by_copy(
+    follower_server: PostgresServer, new_database: Callable[[PostgresServer], str]
+):
+    dsn = new_database(follower_server)
+    run_sql(
+        dsn, "CREATE SCHEMA hidden", "CREATE TYPE hidden.mood AS ENUM ('ok')",
+        "CREATE TABLE t (id int PRIMARY KEY, x hidden.mood)", "GRANT ALL ON t TO pg_monitor",
+    )  # fmt: skip
+    with connect(dsn, "test", "here", autocommit=False) as connection:
+        assert OneColumn(connection, Pipeline(connection), "t", None).table.fit_in_arrays
+        connection.execute("SET SESSION AUTHORIZATION pg_monitor")
+        connection.commit()
+        assert not OneColumn(connection, Pipeline(connection), "t", None).table.fit_in_arrays

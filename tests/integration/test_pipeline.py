@@ -131,6 +131,13 @@ def test_a_plan_for_an_empty_table_does_not_stay(
     assert pipeline.play([update(b"new", 4)]).rows == [4]
 
 
+def test_plans_by_which_a_trip_took_long_do_not_stay(connection: WatchedConnection, pipeline: Pipeline):
+    assert pipeline.play([update(b"new", 4), Step(b"SELECT pg_sleep(0.15)")]).rows == [4, 1]
+    assert pipeline.play([Step(b"SELECT")]).rows == [1]
+    connection.rollback()
+    assert prepared(connection) == ["SELECT"]
+
+
 def test_large_values_and_many_statements_arrive(connection: WatchedConnection, pipeline: Pipeline):
     steps = [Step(b"UPDATE public.t SET x = $1 WHERE id = $2", values=[b"x" * 2_000_000, b"%d" % n]) for n in range(10)]
     assert pipeline.play(steps).rows == [0, *[1] * 9]

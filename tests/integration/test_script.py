@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 
-from cdc.errors import FencedError, RetryableError
-from cdc.events.net_effect import Change, NetEffect
+from cdc.errors import DivergenceError, FencedError, RetryableError
+from cdc.events.net_effect import Change, NetEffect, Row
 from cdc.events.position import Position
 from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
 from cdc.local import PostgresServer
@@ -245,6 +245,51 @@ def test_a_set_that_misses_a_row_leaves_what_was_before_it(follower: Follower, i
     assert follower.update(3) is None
     follower.commit(5)
     assert follower.state() == (2 if is_open else 1, 5)
+
+
+def inserted(plan: TablePlan, *cells: str) -> list[tuple[TablePlan, Change]]:
+    row: Row = dict(zip(plan.columns, cells, strict=True))
+    return [(plan, ("c", plan.schema.fingerprint, None, row, False, 5, 1, 5))]
+
+
+def test_a_value_is_taken_as_what_its_column_has_become(follower: Follower):
+    def shape(type_name: str) -> TableSchema:
+        columns = (COLUMNS[0], Column("x", f"pg_catalog.{type_name}", -1, False))
+        return TableSchema(TableId("public", "u"), ReplicaIdentity.DEFAULT, columns)
+
+    run_sql(follower.dsn, "CREATE TABLE u (id int PRIMARY KEY, x int)")
+    follower.target.apply_in_order(inserted(follower.target.plan(shape("int4")), "1", "7"))
+    follower.commit(5)
+    run_sql(follower.dsn, "SET session_replication_role = replica", "ALTER TABLE u ALTER x TYPE text")
+    follower.target.apply_in_order(inserted(follower.target.plan(shape("text")), "2", "007"))
+    follower.commit(6)
+    assert rows_of(follower.dsn, "SELECT x FROM u ORDER BY id") == [("7",), ("007",)]
+
+
+def test_a_partition_that_somebody_works_on_is_needed_by_its_own_rows_only(follower: Follower):
+    run_sql(
+        follower.dsn,
+        "CREATE TABLE p (id int PRIMARY KEY, x text) PARTITION BY RANGE (id)",
+        "CREATE TABLE old PARTITION OF p FOR VALUES FROM (0) TO (10)",
+        "CREATE TABLE young PARTITION OF p FOR VALUES FROM (10) TO (20)",
+        "INSERT INTO p VALUES (10, 'x'), (11, 'x')",
+    )
+    plan = follower.target.plan(TableSchema(TableId("public", "p"), ReplicaIdentity.DEFAULT, COLUMNS))
+    follower.commit(5)
+    with psycopg.connect(follower.dsn, options="-c session_replication_role=replica") as worker:
+        worker.execute("LOCK TABLE ONLY old")
+        for lsn in range(6, 10):
+            updated: Change = ("u", plan.schema.fingerprint, None, {"id": "10", "x": str(lsn)}, False, 5, 1, 5)
+            deleted: Change = ("d", plan.schema.fingerprint, {"id": "11", "x": None}, None, False, 5, 1, 5)
+            follower.target.apply_in_order([(plan, updated), (plan, deleted), *inserted(plan, "11", "x")])
+            follower.commit(lsn)
+    assert rows_of(follower.dsn, "SELECT x FROM p ORDER BY id") == [("9",), ("x",)]
+    # And the one that fails is still the one that is named.
+    with pytest.raises(DivergenceError, match="delete on public"):
+        follower.target.apply_in_order([(plan, updated), (plan, deleted), (plan, deleted)])
+    follower.target.rollback()
+    with pytest.raises(DivergenceError, match=r"insert on public.*23505"):
+        follower.target.apply_in_order([(plan, updated), *inserted(plan, "11", "x"), (plan, deleted)])
 
 
 def test_a_backend_that_is_gone_before_the_script_is_tried_again(follower: Follower):
