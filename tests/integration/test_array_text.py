@@ -8,6 +8,7 @@ import psycopg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cdc.events.net_effect import Change
 from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
 from cdc.local import PostgresServer
 from connectors.postgres.array_text import array_texts
@@ -116,6 +117,23 @@ def test_a_column_takes_from_arrays_what_it_takes_from_copy(
                 refused += found[0] is None
     assert tried > 200
     assert refused >= 8
+
+
+def test_a_key_whose_type_has_another_collation_finds_its_row(
+    follower_server: PostgresServer, new_database: Callable[[PostgresServer], str]
+):
+    dsn = new_database(follower_server)
+    run_sql(
+        dsn, 'CREATE DOMAIN k AS text COLLATE "C"', 'CREATE TABLE t (id k COLLATE "POSIX" PRIMARY KEY, x text)',
+        "INSERT INTO t VALUES ('a', 'old'), ('b', 'old')",
+    )  # fmt: skip
+    with connect(dsn, "test", "here", autocommit=False) as connection:
+        pipeline = Pipeline(connection)
+        table = OneColumn(connection, pipeline, "t", None).table
+        update = Step(table.arrays(("id", "x")).update, values=[b"{a}", b"{new}"])
+        one: Change = ("u", "", None, {"id": "b", "x": "new"}, False, 1, 1, 1)
+        delete = Step(table.arrays(("id",)).delete, values=[b"{b}"])
+        assert pipeline.play([update, table.one(one), delete]) == Outcome([1, 1, 1], None)
 
 
 def test_a_type_that_the_role_may_not_name_goes_by_copy(
