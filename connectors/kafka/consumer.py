@@ -66,6 +66,11 @@ class _Window:
         return max(records * 2, records * depth_bytes // max(self.size, 1) + 1)
 
 
+_BETWEEN_LEADERS = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+"""For a moment, of a topic that was just made as well: the broker that is to lead it does not know so yet."""
+_ASK_AGAIN_SECONDS = 0.1
+
+
 class LogReader:
     """Reads the records of one log in order. Not safe for use by several threads."""
 
@@ -144,14 +149,20 @@ class LogReader:
 
     def watermarks(self) -> tuple[int, int]:
         """(low, high): offset of the first record, and the offset that the next record gets."""
-        try:
-            low_high = self._consumer.get_watermark_offsets(
-                TopicPartition(self._topic, PARTITION), self._answer_seconds
-            )
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
-                self._check_topic()
-            raise self._explained(translate(error, self._where)) from error
+        deadline = time.monotonic() + self._answer_seconds
+        while True:
+            try:
+                low_high = self._consumer.get_watermark_offsets(
+                    TopicPartition(self._topic, PARTITION), self._answer_seconds
+                )
+                break
+            except KafkaException as error:
+                if error.args[0].code() in _BETWEEN_LEADERS and time.monotonic() < deadline:
+                    time.sleep(_ASK_AGAIN_SECONDS)
+                    continue
+                if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
+                    self._check_topic()
+                raise self._explained(translate(error, self._where)) from error
         if low_high is None:
             raise self._explained(RetryableError("the offsets of the log are not known in time", where=self._where))
         return low_high
