@@ -43,6 +43,9 @@ _PASSING = (
 )
 """Reported in passing while the client goes on by itself. It looks for the coordinator of the group that it insists on
 having, which nobody uses, so that nobody needs a right to it."""
+_BETWEEN_LEADERS = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+"""For a moment, of a topic that was just made as well: the broker that is to lead it does not know so yet."""
+_ASK_AGAIN_SECONDS = 0.1
 _SILENT_SECONDS = 10.0
 """Without a record, after which the broker is asked whether there are any. Heartbeats come far more often."""
 
@@ -64,11 +67,6 @@ class _Window:
         if depth_bytes <= self.size:
             return records * _TAIL_STEP_GROWTH
         return max(records * 2, records * depth_bytes // max(self.size, 1) + 1)
-
-
-_BETWEEN_LEADERS = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
-"""For a moment, of a topic that was just made as well: the broker that is to lead it does not know so yet."""
-_ASK_AGAIN_SECONDS = 0.1
 
 
 class LogReader:

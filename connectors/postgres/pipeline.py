@@ -13,11 +13,11 @@ from contextlib import suppress
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from connectors.postgres.connection import WatchedConnection
-from connectors.postgres.script import CHUNK_BYTES, Outcome, Step, next_result, sent, use_the_time
+from connectors.postgres.script import CHUNK_BYTES, Outcome, Step, begun, next_result, run_to_end, sent, use_the_time
 
 _MOST_PREPARED = 400
 """Each takes some 20 kB of the server's memory, and one of a partitioned table some kB more a partition."""
@@ -47,34 +47,23 @@ class Pipeline:
         began = time.monotonic()
         if len(self._names) > _MOST_PREPARED or began - self._since > _PLANS_LAST_SECONDS:
             self.forget()
-        outcome = self._begun(steps, meanwhile)
+        outcome = begun(self._connection, steps, lambda all_steps: self._played(all_steps, meanwhile))
         if time.monotonic() - began > _SLOW_SECONDS:
             self._since = -_PLANS_LAST_SECONDS
         return outcome
 
-    def _begun(self, steps: Sequence[Step], meanwhile: Callable[[], bool]) -> Outcome:
-        if self._connection.info.transaction_status is TransactionStatus.IDLE:
-            outcome = self._play([Step(b"BEGIN"), *steps], meanwhile)
-            return Outcome(outcome.rows[1:], outcome.error)
-        return self._play(steps, meanwhile)
-
     def forget(self) -> None:
         """Let the statements be planned anew, also for what the types of their parameters are: the server keeps these
         of a statement that it has, whatever a column has become. Raises psycopg.Error."""
-        if not self._names:
-            return
-        outcome = self._play([Step(b"DEALLOCATE ALL")], lambda: False)
-        if outcome.error is not None:
-            raise outcome.error
-        self._names.clear()
+        if self._names:
+            outcome = run_to_end(self._connection, self._played([Step(b"DEALLOCATE ALL")]))
+            if outcome.error is not None:
+                raise outcome.error
+            self._names.clear()
         self._since = time.monotonic()
 
-    def _play(self, steps: Sequence[Step], meanwhile: Callable[[], bool]) -> Outcome:
-        with self._connection.lock:
-            outcome: Outcome = self._connection.wait(self._played(self._connection.pgconn, steps, meanwhile))
-            return outcome
-
-    def _played(self, pgconn: PGconn, steps: Sequence[Step], meanwhile: Callable[[], bool]) -> PQGen[Outcome]:
+    def _played(self, steps: Sequence[Step], meanwhile: Callable[[], bool] = lambda: False) -> PQGen[Outcome]:
+        pgconn = self._connection.pgconn
         pgconn.enter_pipeline_mode()
         try:
             asked = yield from self._ask(pgconn, steps)
@@ -87,13 +76,13 @@ class Pipeline:
     def _ask(self, pgconn: PGconn, steps: Sequence[Step]) -> PQGen[list[tuple[bytes, bytes] | None]]:
         """What was asked: to prepare a statement under a name, or None to run one."""
         asked: list[tuple[bytes, bytes] | None] = []
-        names = dict(self._names)
+        new: dict[bytes, bytes] = {}
         held = 0
         for step in steps:
-            name = names.get(step.statement)
+            name = self._names.get(step.statement) or new.get(step.statement)
             if name is None:
                 self._number += 1
-                name = names[step.statement] = b"cdc_%d" % self._number
+                name = new[step.statement] = b"cdc_%d" % self._number
                 pgconn.send_prepare(name, step.statement)
                 asked.append((step.statement, name))
             pgconn.send_query_prepared(name, step.values)

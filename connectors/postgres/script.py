@@ -48,15 +48,21 @@ def play(
 
     Raises psycopg.Error for a lost connection, and what the making of data raises, with the transaction failed.
     """
-    if connection.info.transaction_status is TransactionStatus.IDLE:
-        outcome = _play(connection, [Step(b"BEGIN"), *steps], meanwhile)
-        return Outcome(outcome.rows[1:], outcome.error)
-    return _play(connection, steps, meanwhile)
+    return begun(connection, steps, lambda all_steps: _played(connection.pgconn, all_steps, meanwhile))
 
 
-def _play(connection: psycopg.Connection, steps: Sequence[Step], meanwhile: Callable[[], bool]) -> Outcome:
+def begun(
+    connection: psycopg.Connection, steps: Sequence[Step], played: Callable[[Sequence[Step]], PQGen[Outcome]]
+) -> Outcome:
+    """What came of `steps`, with a BEGIN before them where no transaction is open."""
+    begins = connection.info.transaction_status is TransactionStatus.IDLE
+    outcome = run_to_end(connection, played([Step(b"BEGIN"), *steps] if begins else steps))
+    return Outcome(outcome.rows[1:], outcome.error) if begins else outcome
+
+
+def run_to_end(connection: psycopg.Connection, played: PQGen[Outcome]) -> Outcome:
     with connection.lock:
-        return connection.wait(_played(connection.pgconn, steps, meanwhile))
+        return connection.wait(played)
 
 
 def _played(pgconn: PGconn, steps: Sequence[Step], meanwhile: Callable[[], bool]) -> PQGen[Outcome]:

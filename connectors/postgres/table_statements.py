@@ -59,8 +59,11 @@ class _Source:
         update = "UPDATE {table} AS t SET {values} FROM {rows} WHERE {match}"
         if not assigned:  # nothing but the key is known: all that is left is to see that the rows are there
             update = "SELECT FROM {table} AS t JOIN {rows} ON {match}"
-        self.update = sql.SQL(update).format(**parts).as_bytes(None)
-        self.delete = sql.SQL("DELETE FROM {table} AS t USING {rows} WHERE {match}").format(**parts).as_bytes(None)
+        delete = "DELETE FROM {table} AS t USING {rows} WHERE {match}"
+        self.statements = {
+            op: sql.SQL(text).format(**parts).as_bytes(None) for op, text in (("u", update), ("d", delete))
+        }
+        """By the op of a change."""
 
 
 class Stage(_Source):
@@ -92,7 +95,7 @@ class Arrays(_Source):
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         rows = sql.SQL("unnest({}) AS s ({})").format(arrays, columns)
         super().__init__(table, names, rows)
-        self.insert = (
+        self.statements["c"] = (
             sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT * FROM {}")
             .format(qualified(table.plan.schema.table), columns, rows)
             .as_bytes(None)

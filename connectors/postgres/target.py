@@ -2,8 +2,8 @@
 
 HOT PATH: `apply_sets`. Sets of a few rows go as arrays, one a column, all in one round trip. Of larger ones inserts go
 by COPY straight into the table, updates and deletes by COPY into a temporary table and one statement that joins it by
-the key. Hash and merge joins and scans are off in this session, because a batch must probe the index and never scan
-the table.
+the key. Hash and merge joins and scans are off on this connection, because a batch must probe the index and never
+scan the table.
 """
 
 from __future__ import annotations
@@ -494,33 +494,34 @@ class PostgresTarget:
         tables = [self._tables[plan.schema.fingerprint] for plan, _ in effects]
         if not all(table.fit_in_arrays for table in tables) or any(e.rows > ROWS_IN_ARRAYS for _, e in effects):
             return []
-        few: list[tuple[TableStatements, _Rows]] = []
+        few: list[tuple[TableStatements, _Rows, bytes]] = []
         size = 0
         for table, (_, effect) in zip(tables, effects, strict=True):
-            for rows in _by_statement(table, effect):
-                size += len(rows.lines)
+            for rows in _rows_of(table, effect):
+                lines = rows.lines()
+                size += len(lines)
                 if size > _BYTES_IN_ARRAYS:
                     return []
-                few.append((table, rows))
+                few.append((table, rows, lines))
         return [
-            _Set(table.plan, Step(rows.statement, values=array_texts(rows.lines, rows.width)), rows.number)
-            for table, rows in few
+            _Set(
+                table.plan,
+                Step(table.arrays(rows.names).statements[rows.op], values=array_texts(lines, len(rows.names))),
+                rows.number,
+            )
+            for table, rows, lines in few
         ]
 
     def _sets(self, plan: TablePlan, effect: NetEffect) -> Iterator[_Set]:
         """What brings a table to the effect, however many rows that are."""
         table = self._tables[plan.schema.fingerprint]
-        if effect.deletes:
-            stage = table.stage(plan.key)
-            yield from self._filled(plan, stage, partial(_copied_keys, effect.deletes, plan.key))
-            yield _Set(plan, Step(stage.delete), len(effect.deletes))
-        for names, rows in effect.updates.items():
-            stage = table.stage(names)
-            yield from self._filled(plan, stage, partial(_copied, rows, cells_of(names)))
-            yield _Set(plan, Step(stage.update), len(rows))
-        if effect.inserts:
-            copy = Step(table.copy_into, partial(_copied, effect.inserts, table.cells))
-            yield _Set(plan, copy, len(effect.inserts))
+        for rows in _rows_of(table, effect):
+            if rows.op == "c":
+                yield _Set(plan, Step(table.copy_into, rows.lines), rows.number)
+            else:
+                stage = table.stage(rows.names)
+                yield from self._filled(plan, stage, rows.lines)
+                yield _Set(plan, Step(stage.statements[rows.op]), rows.number)
 
     def _filled(self, plan: TablePlan, stage: Stage, data: Callable[[], bytes]) -> Iterator[_Set]:
         """The temporary table with these rows and no others."""
@@ -574,18 +575,17 @@ class PostgresTarget:
 
     def _met(self, plan: TablePlan, change: Change) -> bool:
         """Whether the change found its row."""
-        outcome = self._one_by_one([(plan, change)])
-        return outcome.rows == [1]
+        return self._one_by_one([(plan, change)]) == [1]
 
     def _all_or_stop(self, steps: Sequence[tuple[TablePlan, Change]]) -> None:
         for first in range(0, len(steps), _CHANGES_A_TRIP):
             some = steps[first : first + _CHANGES_A_TRIP]
-            for (plan, change), rows in zip(some, self._one_by_one(some).rows, strict=True):
+            for (plan, change), rows in zip(some, self._one_by_one(some), strict=True):
                 if rows != 1:
                     raise self._missing(plan, change)
 
-    def _one_by_one(self, steps: Sequence[tuple[TablePlan, Change]]) -> Outcome:
-        """Raises for the first that fails."""
+    def _one_by_one(self, steps: Sequence[tuple[TablePlan, Change]]) -> list[int]:
+        """How many rows each met. Raises for the first that fails."""
         tables = [self._tables[plan.schema.fingerprint] for plan, _ in steps]
         own = [table.one(change) for table, (_, change) in zip(tables, steps, strict=True)]
         pruned = any(table.partitioned for table in tables)
@@ -596,7 +596,7 @@ class PostgresTarget:
         rows = outcome.rows[1:][: len(own)] if pruned else outcome.rows
         if outcome.error is not None:
             raise self._blamed(outcome.error, steps[len(rows)]) from outcome.error
-        return Outcome(rows, None)
+        return rows
 
     def _blamed(self, error: psycopg.Error, culprit: tuple[TablePlan, Change]) -> CdcError:
         general = self._translate(error, self._node)
@@ -650,24 +650,23 @@ class PostgresTarget:
 
 
 class _Rows(NamedTuple):
-    """Rows for a statement that takes them as arrays: as text of COPY, of so many columns, and how many they are."""
+    """Rows with which the same is done (`op` as in a change): their columns, their text for COPY, how many they are."""
 
-    statement: bytes
-    lines: bytes
-    width: int
+    op: str
+    names: tuple[str, ...]
+    lines: Callable[[], bytes]
     number: int
 
 
-def _by_statement(table: TableStatements, effect: NetEffect) -> Iterator[_Rows]:
+def _rows_of(table: TableStatements, effect: NetEffect) -> Iterator[_Rows]:
+    """In the order in which they bring the table to the effect."""
     key, columns = table.plan.key, table.plan.columns
     if effect.deletes:
-        keys = _copied_keys(effect.deletes, key)
-        yield _Rows(table.arrays(key).delete, keys, len(key), len(effect.deletes))
+        yield _Rows("d", key, partial(_copied_keys, effect.deletes, key), len(effect.deletes))
     for names, rows in effect.updates.items():
-        yield _Rows(table.arrays(names).update, _copied(rows, cells_of(names)), len(names), len(rows))
+        yield _Rows("u", names, partial(_copied, rows, cells_of(names)), len(rows))
     if effect.inserts:
-        rows = effect.inserts
-        yield _Rows(table.arrays(columns).insert, _copied(rows, table.cells), len(columns), len(rows))
+        yield _Rows("c", columns, partial(_copied, effect.inserts, table.cells), len(effect.inserts))
 
 
 def _copied(rows: list[Row | Line], cells: Callable[[Row], Collection[str | None]]) -> bytes:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from cdc.errors import FencedError, RetryableError
-from cdc.local import PostgresServer
 from connectors.postgres import target as target_module
 from connectors.postgres.connection import WatchedConnection
 from connectors.postgres.locks import applier_of, try_lock
@@ -21,10 +20,9 @@ NODE = "eu-west"
 
 
 @pytest.fixture
-def dsn(follower_server: PostgresServer, new_database: Callable[[PostgresServer], str]) -> str:
-    dsn = new_database(follower_server)
-    FollowerInTest(dsn, [])
-    return dsn
+def dsn(follower_db: str) -> str:
+    FollowerInTest(follower_db, [])
+    return follower_db
 
 
 @pytest.fixture

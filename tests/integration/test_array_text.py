@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import psycopg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdc.events.net_effect import Change
 from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
-from cdc.local import PostgresServer
 from connectors.postgres.array_text import array_texts
 from connectors.postgres.catalog import table_facts
 from connectors.postgres.connection import WatchedConnection, connect
@@ -33,8 +30,8 @@ ROWS = st.integers(1, 4).flatmap(
 )
 
 
-def test_every_cell_arrives(follower_server: PostgresServer, new_database: Callable[[PostgresServer], str]):
-    with psycopg.connect(new_database(follower_server), autocommit=True) as connection:
+def test_every_cell_arrives(follower_db: str):
+    with psycopg.connect(follower_db, autocommit=True) as connection:
 
         @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
         @given(ROWS)
@@ -80,12 +77,12 @@ class OneColumn:
     def found(self, text: str | None) -> list[object]:
         """The column as text, or None where it takes no such value: by COPY, by INSERT, by UPDATE."""
         rows = copy_text([["1", text]])
-        arrays, values = self.table.arrays(("id", "x")), array_texts(rows, 2)
-        first, insert = Step(self.table.copy_into, lambda: self._first), Step(arrays.insert, values=values)
+        arrays, values = self.table.arrays(("id", "x")).statements, array_texts(rows, 2)
+        first, insert = Step(self.table.copy_into, lambda: self._first), Step(arrays["c"], values=values)
         by_copy = self._said(play(self._connection, [Step(self.table.copy_into, lambda: rows)]))
         by_insert = self._said(self._pipeline.play([insert]))
         assert play(self._connection, [first]).error is None
-        return [by_copy, by_insert, self._said(self._pipeline.play([Step(arrays.update, values=values)]))]
+        return [by_copy, by_insert, self._said(self._pipeline.play([Step(arrays["u"], values=values)]))]
 
     def _said(self, outcome: Outcome) -> object:
         query = f"SELECT x::text FROM public.{self._name}"
@@ -94,15 +91,12 @@ class OneColumn:
         return row
 
 
-def test_a_column_takes_from_arrays_what_it_takes_from_copy(
-    follower_server: PostgresServer, new_database: Callable[[PostgresServer], str]
-):
+def test_a_column_takes_from_arrays_what_it_takes_from_copy(follower_db: str):
     """A cast would cut a value that does not fit, in silence."""
-    dsn = new_database(follower_server)
     types = {name: texts for group in VALUES.values() for name, texts in group.items()} | LIMITED
     tables = [f"CREATE TABLE t{number} (id int PRIMARY KEY, x {name})" for number, name in enumerate(types)]
-    run_sql(dsn, *TYPES_DDL, *DOMAINS, *tables)
-    with connect(dsn, "test", "here", autocommit=False) as connection:
+    run_sql(follower_db, *TYPES_DDL, *DOMAINS, *tables)
+    with connect(follower_db, "test", "here", autocommit=False) as connection:
         pipeline = Pipeline(connection)
         tried = refused = 0
         for number, (name, texts) in enumerate(types.items()):
@@ -119,32 +113,26 @@ def test_a_column_takes_from_arrays_what_it_takes_from_copy(
     assert refused >= 8
 
 
-def test_a_key_whose_type_has_another_collation_finds_its_row(
-    follower_server: PostgresServer, new_database: Callable[[PostgresServer], str]
-):
-    dsn = new_database(follower_server)
+def test_a_key_whose_type_has_another_collation_finds_its_row(follower_db: str):
     run_sql(
-        dsn, 'CREATE DOMAIN k AS text COLLATE "C"', 'CREATE TABLE t (id k COLLATE "POSIX" PRIMARY KEY, x text)',
+        follower_db, 'CREATE DOMAIN k AS text COLLATE "C"', 'CREATE TABLE t (id k COLLATE "POSIX" PRIMARY KEY, x text)',
         "INSERT INTO t VALUES ('a', 'old'), ('b', 'old')",
     )  # fmt: skip
-    with connect(dsn, "test", "here", autocommit=False) as connection:
+    with connect(follower_db, "test", "here", autocommit=False) as connection:
         pipeline = Pipeline(connection)
         table = OneColumn(connection, pipeline, "t", None).table
-        update = Step(table.arrays(("id", "x")).update, values=[b"{a}", b"{new}"])
+        update = Step(table.arrays(("id", "x")).statements["u"], values=[b"{a}", b"{new}"])
         one: Change = ("u", "", None, {"id": "b", "x": "new"}, False, 1, 1, 1)
-        delete = Step(table.arrays(("id",)).delete, values=[b"{b}"])
+        delete = Step(table.arrays(("id",)).statements["d"], values=[b"{b}"])
         assert pipeline.play([update, table.one(one), delete]) == Outcome([1, 1, 1], None)
 
 
-def test_a_type_that_the_role_may_not_name_goes_by_copy(
-    follower_server: PostgresServer, new_database: Callable[[PostgresServer], str]
-):
-    dsn = new_database(follower_server)
+def test_a_type_that_the_role_may_not_name_goes_by_copy(follower_db: str):
     run_sql(
-        dsn, "CREATE SCHEMA hidden", "CREATE TYPE hidden.mood AS ENUM ('ok')",
+        follower_db, "CREATE SCHEMA hidden", "CREATE TYPE hidden.mood AS ENUM ('ok')",
         "CREATE TABLE t (id int PRIMARY KEY, x hidden.mood)", "GRANT ALL ON t TO pg_monitor",
     )  # fmt: skip
-    with connect(dsn, "test", "here", autocommit=False) as connection:
+    with connect(follower_db, "test", "here", autocommit=False) as connection:
         assert OneColumn(connection, Pipeline(connection), "t", None).table.fit_in_arrays
         connection.execute("SET SESSION AUTHORIZATION pg_monitor")
         connection.commit()

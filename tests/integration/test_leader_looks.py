@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from typing import Any, cast
 
 import psycopg
@@ -12,7 +11,6 @@ import pytest
 
 from cdc.errors import RetryableError
 from cdc.events.table import TableId
-from cdc.local import PostgresServer
 from cdc.services.guardian import Guardian
 from cdc.services.heartbeat import Heartbeat
 from connectors.postgres.leader import Leader
@@ -23,10 +21,9 @@ SEQUENCE = TableId("public", "t_id_seq")
 
 
 @pytest.fixture
-def dsn(leader_server: PostgresServer, new_database: Callable[[PostgresServer], str]) -> str:
-    dsn = new_database(leader_server)
-    run_sql(dsn, "CREATE TABLE t (id serial PRIMARY KEY)", "INSERT INTO t DEFAULT VALUES")
-    return dsn
+def dsn(leader_db: str) -> str:
+    run_sql(leader_db, "CREATE TABLE t (id serial PRIMARY KEY)", "INSERT INTO t DEFAULT VALUES")
+    return leader_db
 
 
 def test_heartbeats_go_on_while_a_sequence_is_locked(dsn: str):

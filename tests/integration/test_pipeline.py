@@ -5,19 +5,18 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 from psycopg.pq import PipelineStatus, TransactionStatus
 
-from cdc.local import PostgresServer
 from connectors.postgres import pipeline as module
 from connectors.postgres.connection import WatchedConnection, connect, no_answer
 from connectors.postgres.pipeline import Pipeline
 from connectors.postgres.script import Step
 from tests.support.pausing import send
-from tests.support.pipeline import rows_of, run_sql
+from tests.support.pipeline import rows_of, run_sql, sqlstate
 
 UPDATE = b"UPDATE public.t SET x = $1 WHERE id <= $2"
 QUOTED = 'it\'s \\ "x" $1 %s'
@@ -25,16 +24,13 @@ COMMIT = Step(b"COMMIT")
 
 
 @pytest.fixture
-def dsn(follower_server: PostgresServer, new_database: Callable[[PostgresServer], str]) -> str:
-    return new_database(follower_server)
-
-
-@pytest.fixture
-def connection(dsn: str) -> Iterator[WatchedConnection]:
+def connection(follower_db: str) -> Iterator[WatchedConnection]:
     run_sql(
-        dsn, "CREATE TABLE t (id int PRIMARY KEY, x text)", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 9) g"
+        follower_db,
+        "CREATE TABLE t (id int PRIMARY KEY, x text)",
+        "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 9) g",
     )
-    with connect(dsn, "test", "here", autocommit=False) as connection:
+    with connect(follower_db, "test", "here", autocommit=False) as connection:
         yield connection
 
 
@@ -47,17 +43,13 @@ def update(x: bytes | None, most: int) -> Step:
     return Step(UPDATE, values=[x, b"%d" % most])
 
 
-def sqlstate(error: psycopg.Error | None) -> str | None:
-    return error.sqlstate if error else None
-
-
 def prepared(connection: WatchedConnection) -> list[str]:
     names = [name for (name,) in connection.execute("SELECT statement FROM pg_prepared_statements").fetchall()]
     connection.rollback()
     return names
 
 
-def test_each_step_says_how_many_rows_it_met(connection: WatchedConnection, pipeline: Pipeline, dsn: str):
+def test_each_step_says_how_many_rows_it_met(connection: WatchedConnection, pipeline: Pipeline, follower_db: str):
     steps = [update(QUOTED.encode(), 3), Step(b"SELECT FROM public.t"), update(None, 0), update(None, 2)]
     for _ in range(2):
         outcome = pipeline.play(steps)
@@ -66,7 +58,7 @@ def test_each_step_says_how_many_rows_it_met(connection: WatchedConnection, pipe
         assert connection.pgconn.pipeline_status == PipelineStatus.OFF
     assert pipeline.play([COMMIT]).rows == [0]
     assert connection.info.transaction_status is TransactionStatus.IDLE
-    assert rows_of(dsn, "SELECT x FROM t WHERE id < 4 ORDER BY id") == [(None,), (None,), (QUOTED,)]
+    assert rows_of(follower_db, "SELECT x FROM t WHERE id < 4 ORDER BY id") == [(None,), (None,), (QUOTED,)]
 
 
 @pytest.mark.parametrize("is_open", [False, True], ids=["begins", "is open"])
@@ -160,13 +152,14 @@ def test_time_is_used_while_the_server_works(pipeline: Pipeline):
     assert time.monotonic() - calls[-1] < 0.2, "until the server answered"
 
 
-def test_a_session_that_is_ended_says_why(dsn: str, connection: WatchedConnection, pipeline: Pipeline):
-    ended = threading.Timer(0.3, lambda: run_sql(dsn, f"SELECT pg_terminate_backend({connection.info.backend_pid})"))
+def test_a_session_that_is_ended_says_why(follower_db: str, connection: WatchedConnection, pipeline: Pipeline):
+    end = f"SELECT pg_terminate_backend({connection.info.backend_pid})"
+    ended = threading.Timer(0.3, lambda: run_sql(follower_db, end))
     ended.start()
     outcome = pipeline.play([update(b"new", 4), Step(b"SELECT pg_sleep(20)"), COMMIT])
     ended.join()
     assert sqlstate(outcome.error) == "57P01"
-    assert rows_of(dsn, "SELECT count(*) FROM t WHERE x = 'new'") == [(0,)]
+    assert rows_of(follower_db, "SELECT count(*) FROM t WHERE x = 'new'") == [(0,)]
     with pytest.raises(psycopg.OperationalError):
         pipeline.play([COMMIT])
 

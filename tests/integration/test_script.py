@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -16,13 +16,12 @@ from cdc.errors import DivergenceError, FencedError, RetryableError
 from cdc.events.net_effect import Change, NetEffect, Row
 from cdc.events.position import Position
 from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
-from cdc.local import PostgresServer
 from cdc.ports import TablePlan
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.connection import WatchedConnection, connect
 from connectors.postgres.script import Step, play
 from connectors.postgres.target import PostgresTarget
-from tests.support.pipeline import rows_of, run_sql
+from tests.support.pipeline import rows_of, run_sql, sqlstate
 from tests.support.replay import LOG, FollowerInTest
 
 COLUMNS = (Column("id", "pg_catalog.int4", -1, True), Column("x", "pg_catalog.text", -1, False))
@@ -30,23 +29,14 @@ LINES = b"".join(b"%d\ttext\n" % number for number in range(1000))
 
 
 @pytest.fixture
-def dsn(follower_server: PostgresServer, new_database: Callable[[PostgresServer], str]) -> str:
-    return new_database(follower_server)
-
-
-@pytest.fixture
-def connection(dsn: str) -> Iterator[WatchedConnection]:
-    run_sql(dsn, "CREATE TABLE t (id int PRIMARY KEY, x text)")
-    with connect(dsn, "test", "here", autocommit=False) as connection:
+def connection(follower_db: str) -> Iterator[WatchedConnection]:
+    run_sql(follower_db, "CREATE TABLE t (id int PRIMARY KEY, x text)")
+    with connect(follower_db, "test", "here", autocommit=False) as connection:
         yield connection
 
 
 def copy(data: bytes = LINES) -> Step:
     return Step(b"COPY public.t FROM STDIN", lambda: data)
-
-
-def sqlstate(error: psycopg.Error | None) -> str | None:
-    return error.sqlstate if error else None
 
 
 def test_each_step_says_how_many_rows_it_met(connection: WatchedConnection):
@@ -123,13 +113,14 @@ def test_time_is_used_while_the_server_works_on_the_last_data(connection: Watche
     assert ended - calls[-1] < 0.2, "until the server answered"
 
 
-def test_a_session_that_is_ended_says_why(dsn: str, connection: WatchedConnection):
-    ended = threading.Timer(0.3, lambda: run_sql(dsn, f"SELECT pg_terminate_backend({connection.info.backend_pid})"))
+def test_a_session_that_is_ended_says_why(follower_db: str, connection: WatchedConnection):
+    end = f"SELECT pg_terminate_backend({connection.info.backend_pid})"
+    ended = threading.Timer(0.3, lambda: run_sql(follower_db, end))
     ended.start()
     outcome = play(connection, [copy(), Step(b"SELECT pg_sleep(20)"), Step(b"COMMIT")])
     ended.join()
     assert (outcome.rows, sqlstate(outcome.error)) == ([1000], "57P01")
-    assert rows_of(dsn, "SELECT count(*) FROM t") == [(0,)]
+    assert rows_of(follower_db, "SELECT count(*) FROM t") == [(0,)]
 
 
 class Follower:
@@ -164,8 +155,8 @@ class Follower:
 
 
 @pytest.fixture
-def follower(dsn: str) -> Iterator[Follower]:
-    follower = Follower(dsn)
+def follower(follower_db: str) -> Iterator[Follower]:
+    follower = Follower(follower_db)
     yield follower
     follower.target.close()
 

@@ -212,6 +212,10 @@ def run_sql(dsn: str, *statements: str) -> None:
             connection.execute(statement)
 
 
+def sqlstate(error: psycopg.Error | None) -> str | None:
+    return error.sqlstate if error else None
+
+
 def rows_of(dsn: str, query: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         return connection.execute(query).fetchall()
