@@ -5,11 +5,12 @@ messages a second this costs both of them more than the messages do, and every s
 nearly twice the CPU a row in the whole pipeline (ops/decisions/0016-messages-gather-where-they-come-fast.md). So a
 reader who has taken everything lets some come together first, for a time that nobody notices at such a rate.
 
-Where they come together depends on the way to the server. By the loopback device it is the server's end: its kernel
-adds a message to those that wait there, while one that finds room at the reader's end is a packet, which costs as much
-again. From another machine it is the reader's end, since what waits at the other is a round trip away. By a Unix socket
-it is the leader's WAL: a server that finds its little buffer full stands still, and a commit that wakes it makes it
-send nothing. So there the reader takes what was committed some time ago, and leaves the rest.
+Where they come together depends on the way to the server. By the loopback device it is the leader's WAL: a server that
+has sent everything is made to stand still for a while (`hold.py`). What it sends then comes together at its end: its
+kernel adds a message to those that wait there, while one that finds room at the reader's end is a packet, which costs
+as much again. From another machine it is the reader's end, since what waits at the other is a round trip away. By a
+Unix socket it is the WAL, too: a server that finds its little buffer full stands still, and a commit that wakes it
+makes it send nothing. So there the reader takes what was committed some time ago, and leaves the rest.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ import os
 import select
 import socket
 import time
+from collections.abc import Sequence
+
+from cdc.protocol.frames import KEEPALIVE_SIZE
+from connectors.postgres.hold import Hold
 
 _MANY_A_SECOND = 5_000.0
 _RATE_SECONDS = 0.1
 """Over which the rate is taken. Much shorter, a steady load near the limit is by turns fast and not."""
 _GATHER_SECONDS = 0.03
+_LOOPBACK_GATHER_SECONDS = 0.04
 _UNIX_GATHER_SECONDS = 0.05
 """By a Unix socket, which is for leaders that are to lose little (ops/decisions/0016-*.md)."""
 _ENOUGH_BYTES = 1024 * 1024
@@ -34,6 +40,10 @@ _LOOPBACK_ROOM_BYTES = 64 * 1024
 """As much as a packet of that device may have. With much less, a sender waits until there is more."""
 _LARGEST_FRAME = 9_216
 """Of any other device."""
+_CATCH_UP_SECONDS = 0.03
+_LOOK_SECONDS = 0.002
+"""A server that was let go sends what has come together, within the former; whoever waits for it at its socket is woken
+by each message."""
 _LEFT_SECONDS = 0.03
 """By a Unix socket, of what the server has to send: at 5,000 messages a second 150, which its buffer takes."""
 
@@ -41,7 +51,7 @@ _LEFT_SECONDS = 0.03
 class Pace:
     """Of the reads of one connection. Not thread-safe."""
 
-    def __init__(self, socket_number: int) -> None:
+    def __init__(self, socket_number: int, encrypted: bool = False) -> None:
         self._socket = socket.socket(fileno=os.dup(socket_number))
         self._poll = select.poll()
         self._poll.register(socket_number, select.POLLIN)
@@ -50,8 +60,15 @@ class Pace:
         self._committed_at = self._sent_at = 0.0
         self._fast = self._rest_may_wait = False
         self.by_unix = self._socket.family == socket.AF_UNIX
-        self._longest_seconds = self._gather_seconds = _UNIX_GATHER_SECONDS if self.by_unix else _GATHER_SECONDS
         self._by_loopback = not self.by_unix and _is_loopback(self._socket)
+        self._longest_seconds = self._gather_seconds = (
+            _UNIX_GATHER_SECONDS if self.by_unix
+            else _LOOPBACK_GATHER_SECONDS if self._by_loopback
+            else _GATHER_SECONDS
+        )  # fmt: skip
+        self._hold = Hold(self._socket) if self._by_loopback and not encrypted else None
+        self._data_came = False
+        self._looks_until = 0.0
         if self._by_loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_ROOM_BYTES)
         elif not self.by_unix:
@@ -81,6 +98,48 @@ class Pace:
             return 0.0
         return max(self._read_at + self._gather_seconds - now, 0.0)
 
+    @property
+    def holds(self) -> bool:
+        """Whether the server stands still, and is to be let go before it can send more."""
+        return self._hold is not None and self._hold.lasts
+
+    def let_go(self) -> None:
+        """When what the server sent before it stood still was read."""
+        if self._hold is not None:
+            self._hold.end()
+        self._data_came = False
+        self._looks_until = time.monotonic() + _CATCH_UP_SECONDS
+
+    def has_caught_up(self, frames: Sequence[bytes]) -> bool:
+        """Whether the server, which was let go or not, is as far as its WAL was then, and may be made to stand still.
+        `frames` are the newest that were read.
+
+        It says so itself: it tells how far it is whenever it has sent all that it knew of, and then looks how far the
+        WAL is now. One that was let go may do so first of all.
+        """
+        if self._hold is None or not self._fast:
+            return False
+        sizes = [*map(len, frames)]
+        if not self._data_came:
+            first = next((at for at, size in enumerate(sizes) if size != KEEPALIVE_SIZE), None)
+            self._data_came = first is not None
+            sizes = sizes[first:]
+        return self._data_came and KEEPALIVE_SIZE in sizes
+
+    def hold(self, status: bytes) -> None:
+        """Make a server that has caught up stand still, with a status update for it, until the next read; 200 ms if
+        none comes. Raises OSError when the connection is lost."""
+        if self._hold is not None:
+            self._hold.begin(status)
+
+    def comes(self, timeout: float) -> bool:
+        """Whether to look for more, after at most so many seconds, or where the server was let go after two
+        milliseconds."""
+        if time.monotonic() < self._looks_until:
+            time.sleep(_LOOK_SECONDS)
+            return True
+        return self.ready(timeout)
+
     def ready(self, timeout: float) -> bool:
         """Whether there is something to read within so many seconds."""
         return bool(self._poll.poll(timeout * 1000))
@@ -106,6 +165,7 @@ class Pace:
         """After a read: so many messages, of which so many hold no data, and bytes; and whether that was all there
         was, which by a Unix socket says nothing."""
         self._rest_may_wait = self.enough if self.by_unix else emptied
+        self._data_came, self._looks_until = False, 0.0
         self._messages += messages - keepalives
         self._bytes += size
         now = self._read_at = time.monotonic()

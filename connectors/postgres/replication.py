@@ -54,7 +54,8 @@ class ReplicationStream:
         self._conn = self._connection.pgconn
         self._copied = CopyData(self._conn)
         self.backend_pid = self._conn.backend_pid
-        self._pace = Pace(self._conn.socket)
+        self._pace = Pace(self._conn.socket, bool(self._conn.ssl_in_use or self._conn.used_gssapi))
+        self._told = (0, 0, 0)
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +94,8 @@ class ReplicationStream:
         newest, and return nothing sooner. Raises RetryableError when the connection or the stream has ended.
         """
         frames: list[bytes] = []
-        size = 0
+        size = looked = 0
+        caught_up = False
         deadline = time.monotonic() + timeout
         try:
             self._pace.gather()
@@ -102,17 +104,26 @@ class ReplicationStream:
                 size += taken
                 if answer < 0:
                     raise self._ended()
+                if self._pace.holds:
+                    looked = len(frames)
+                    self._pace.let_go()
+                caught_up = self._pace.has_caught_up(frames[looked:])
+                looked = len(frames)
                 # A message may have come in part, of which by TLS libpq took a piece.
                 rest = 0.0 if frames else max(0.0, deadline - time.monotonic())
                 if self._pace.by_unix and (commit := _newest_commit(frames)):
                     self._pace.note_commit(*commit)
-                if answer > 0 or self._pace.enough or not self._pace.ready(rest):
+                if answer > 0 or caught_up or self._pace.enough or not self._pace.comes(rest):
                     break
+            # Where a walsender falls asleep often, keepalives are half of all, which nobody needs to gather.
+            keepalives = list(map(len, frames)).count(KEEPALIVE_SIZE)
+            self._pace.note(len(frames), keepalives, size, emptied=answer == 0)
+            if caught_up and answer == 0 and self._conn.flush() == 0:
+                self._pace.hold(self._status(ask=False))
         except psycopg.Error as error:
             raise self._translate(error) from error
-        # Where a walsender falls asleep often, keepalives are half of all, which nobody needs to gather.
-        keepalives = list(map(len, frames)).count(KEEPALIVE_SIZE)
-        self._pace.note(len(frames), keepalives, size, emptied=answer == 0)
+        except OSError as error:
+            raise RetryableError("the connection is lost", where=self._where) from error
         return frames
 
     @property
@@ -125,12 +136,16 @@ class ReplicationStream:
 
         Does not wait: what the socket does not take now leaves with the next call.
         """
-        status = StandbyStatusUpdate(written, flushed, applied, time.time_ns() // 1000, ask)
+        self._told = written, flushed, applied
         try:
-            self._conn.put_copy_data(status.encode())
+            self._conn.put_copy_data(self._status(ask))
             self._conn.flush()
         except psycopg.Error as error:
             raise self._translate(error) from error
+
+    def _status(self, ask: bool) -> bytes:
+        """What was told last."""
+        return StandbyStatusUpdate(*self._told, time.time_ns() // 1000, ask).encode()
 
     def create_temporary_slot_with_snapshot(self, name: str) -> tuple[Lsn, str]:
         """(consistent point, name of the exported snapshot). Both live as long as this connection does
