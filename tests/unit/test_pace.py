@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from cdc.protocol.frames import KEEPALIVE_SIZE
 from connectors.postgres.pace import Pace
 
 SENDER = """
@@ -243,6 +244,46 @@ def test_by_tcp_all_is_read(clock: Clock, packet: int):
         pace.note_commit(clock.time(), clock.time())
         assert pace.gathers
         assert not pace.enough
+
+
+DATA, KEEPALIVE = bytes(100), bytes(KEEPALIVE_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("reads", "caught_up"),
+    [
+        ([[DATA, DATA, KEEPALIVE]], True),
+        ([[DATA, KEEPALIVE, DATA]], True),
+        ([[KEEPALIVE, DATA], [DATA], [KEEPALIVE]], True),
+        ([[], [DATA], [], [KEEPALIVE]], True),
+        # It tells where it is before it looks how far the WAL is.
+        ([[KEEPALIVE]], False),
+        ([[KEEPALIVE], [KEEPALIVE, DATA]], False),
+        ([[DATA, DATA]], False),
+    ],
+)
+def test_a_server_has_caught_up_when_it_tells_where_it_is_after_it_has_sent_something(
+    clock: Clock, reads: list[list[bytes]], caught_up: bool
+):
+    with sender(LOOPBACK, ALONE) as reader, closing(Pace(reader.fileno())) as pace:
+        clock.now += 0.2
+        pace.note(6_400, 0, 6_400 * SIZE, emptied=True)
+        for _ in range(2):
+            pace.let_go()
+            assert [pace.has_caught_up(frames) for frames in reads][-1] == caught_up
+            pace.note(100, 0, 100 * SIZE, emptied=True)
+
+
+@pytest.mark.parametrize(
+    ("packet", "encrypted", "messages"), [(UNIX, False, 6_400), (LOOPBACK, True, 6_400), (LOOPBACK, False, 100)]
+)
+def test_a_server_is_not_held_where_it_cannot_be_or_sends_slowly(
+    clock: Clock, packet: int, encrypted: bool, messages: int
+):
+    with sender(packet, ALONE) as reader, closing(Pace(reader.fileno(), encrypted)) as pace:
+        clock.now += 0.2
+        pace.note(messages, 0, messages * SIZE, emptied=True)
+        assert not pace.has_caught_up([DATA, KEEPALIVE])
 
 
 def test_a_steady_load_is_fast_though_it_stops_for_moments(clock: Clock):
