@@ -28,7 +28,6 @@ _MANY_A_SECOND = 5_000.0
 _RATE_SECONDS = 0.1
 """Over which the rate is taken. Much shorter, a steady load near the limit is by turns fast and not."""
 _GATHER_SECONDS = 0.03
-_LOOPBACK_GATHER_SECONDS = 0.04
 _UNIX_GATHER_SECONDS = 0.05
 """By a Unix socket, which is for leaders that are to lose little (ops/decisions/0016-*.md)."""
 _ENOUGH_BYTES = 1024 * 1024
@@ -61,11 +60,7 @@ class Pace:
         self._fast = self._rest_may_wait = False
         self.by_unix = self._socket.family == socket.AF_UNIX
         self._by_loopback = not self.by_unix and _is_loopback(self._socket)
-        self._longest_seconds = self._gather_seconds = (
-            _UNIX_GATHER_SECONDS if self.by_unix
-            else _LOOPBACK_GATHER_SECONDS if self._by_loopback
-            else _GATHER_SECONDS
-        )  # fmt: skip
+        self._longest_seconds = self._gather_seconds = _UNIX_GATHER_SECONDS if self.by_unix else _GATHER_SECONDS
         self._hold = Hold(self._socket) if self._by_loopback and not encrypted else None
         self._data_came = False
         self._looks_until = 0.0

@@ -170,7 +170,7 @@ def test_it_sleeps_for_what_is_left_of_its_time_where_all_was_read(clock: Clock)
             clock.now += worked
             assert pace.gathers == (emptied and worked < 0.03)
             pace.gather()
-    assert clock.slept == pytest.approx([0.035])
+    assert clock.slept == pytest.approx([0.025])
 
 
 def test_where_much_comes_it_sleeps_until_a_megabyte_may_be_there(clock: Clock):
