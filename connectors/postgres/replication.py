@@ -2,7 +2,7 @@
 
 HOT PATH: `read` hands on the bytes that libpq gives, one object a message (`copy_data.py`).
 
-Once the stream has started, nothing here waits for the server for longer than the caller allows, but for 70 ms where
+Once the stream has started, nothing here waits for the server for longer than the caller allows, but for 60 ms where
 messages come fast (`pace.py`): reading waits on the socket, sending goes through libpq's own buffer.
 """
 
@@ -90,7 +90,7 @@ class ReplicationStream:
     def read(self, max_bytes: int, timeout: float) -> list[bytes]:
         """CopyData payloads in order: what has arrived, up to about `max_bytes` and some thousand payloads.
 
-        Waits at most `timeout` seconds for the first, and up to 70 ms more where it `gathers`; there it may leave the
+        Waits at most `timeout` seconds for the first, and up to 60 ms more where it `gathers`; there it may leave the
         newest, and return nothing sooner. Raises RetryableError when the connection or the stream has ended.
         """
         frames: list[bytes] = []

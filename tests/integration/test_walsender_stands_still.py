@@ -20,15 +20,13 @@ from connectors.postgres.replication import ReplicationStream
 from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import LEADER, Pipeline, rows_of, set_for_database
 
+TABLE = "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)"
 COMMITS, ROWS = 5, 150
 INSERTS = f"INSERT INTO t SELECT FROM generate_series(1, {ROWS // COMMITS})"
 BURST = f"DO $$ BEGIN FOR n IN 1..{COMMITS} LOOP {INSERTS}; COMMIT; END LOOP; END $$"
 _PAUSE_SECONDS = 0.005
 _LOOK_SECONDS = 0.01
 _WAITS_FOR = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
-
-
-TABLE = "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)"
 _TIMEOUT = "2s"
 _ACTIVE = "SELECT active FROM pg_replication_slots WHERE slot_name = '{}'"
 
