@@ -236,7 +236,6 @@ class ApplySession:
         self._names: dict[str, tuple[str, ...]] = {}
         self._replay = Replay(target, self._plans)
         self._schemas: dict[str, TableSchema] = {}
-        self._new_schemas: list[TableSchema] = []
         self._sequences: dict[TableId, int] = {}
         self.position = position
         """The newest transaction that is committed."""
@@ -526,7 +525,7 @@ class ApplySession:
     def _learn(self, schema: TableSchema) -> None:
         if schema.fingerprint not in self._schemas:
             self._schemas[schema.fingerprint] = schema
-            self._new_schemas.append(schema)
+            self._window.schemas.append(schema)
 
     def _gather(self, event: dict[str, Any], meta: dict[str, Any], value: bytes, offset: int) -> None:
         window = self._window
@@ -605,7 +604,7 @@ class ApplySession:
     # applying
 
     def _flush_complete(self, position: Position, meanwhile: Callable[[], bool] = lambda: False) -> None:
-        items, changes, size = self._window.take_complete()
+        items, changes, size, schemas = self._window.take_complete()
         try:
             self._apply(items, meanwhile)
             if self._sequences:
@@ -615,7 +614,7 @@ class ApplySession:
                 self._target.store_epoch_ends(self._epoch_ends)
                 self._epoch_ends = []
             failpoints.hit(failpoints.APPLY_BEFORE_COMMIT)
-            self._target.commit(position, self._new_schemas)
+            self._target.commit(position, schemas)
         except (FencedError, LogError):
             raise
         except (TerminalError, BlockedError) as error:
@@ -624,7 +623,6 @@ class ApplySession:
         self._meter.committed(position, changes + self._piece_changes, size)
         self._piece_changes = 0
         failpoints.hit(failpoints.APPLY_AFTER_COMMIT)
-        self._new_schemas.clear()
         if self.careful_until is not None and position.name >= self.careful_until:
             self.careful_until = None
 

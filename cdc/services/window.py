@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from cdc.events.net_effect import Batch, Change
 from cdc.events.position import Position
+from cdc.events.table import TableSchema
 from cdc.log.records import Truncation
 from cdc.services.batches import Piece
 
@@ -22,8 +23,10 @@ class Window:
     changes: int = 0
     size: int = 0
     position: Position | None = None
-    _complete: tuple[int, int, int] = (0, 0, 0)
-    """Items, changes and size up to that place."""
+    schemas: list[TableSchema] = field(default_factory=list)
+    """That the follower has not stored."""
+    _complete: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Items, changes, size and schemas up to that place."""
 
     def add(self, item: Item) -> None:
         self.items.append(item)
@@ -38,21 +41,23 @@ class Window:
         self.add_all([piece.batch], piece.batch.number, piece.size)
 
     def close_transaction(self, position: Position) -> None:
-        self._complete, self.position = (len(self.items), self.changes, self.size), position
+        self._complete = (len(self.items), self.changes, self.size, len(self.schemas))
+        self.position = position
 
-    def take_complete(self) -> tuple[list[Item], int, int]:
-        """What the complete transactions hold, how many changes and bytes; what is left is of an unfinished one."""
-        items, changes, size = self._complete
-        taken = self.items[:items]
-        del self.items[:items]
+    def take_complete(self) -> tuple[list[Item], int, int, list[TableSchema]]:
+        """What the complete transactions hold, how many changes and bytes, and the schemas that were described before
+        their end; what is left is of an unfinished one, and of those after it."""
+        items, changes, size, schemas = self._complete
+        taken, described = self.items[:items], self.schemas[:schemas]
+        del self.items[:items], self.schemas[:schemas]
         self.changes -= changes
         self.size -= size
-        self._complete, self.position = (0, 0, 0), None
-        return taken, changes, size
+        self._complete, self.position = (0, 0, 0, 0), None
+        return taken, changes, size, described
 
     def drop_unfinished(self) -> None:
         """Forget the changes of a transaction that will never be complete."""
-        items, self.changes, self.size = self._complete
+        items, self.changes, self.size, _ = self._complete
         del self.items[items:]
 
     def take_all(self) -> tuple[list[Item], int]:

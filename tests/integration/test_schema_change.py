@@ -146,7 +146,8 @@ def group(module_pipelines: Pipelines, postgres_version: int) -> Pipeline:
         pipeline = module_pipelines.new(
             "CREATE TYPE mood AS ENUM ('ok')", 'CREATE SCHEMA "my.types"',
             "CREATE TYPE \"my.types\".mood AS ENUM ('ok')", *tables, EARLY[0].format("early"), EARLY[0].format("gone"),
-            "CREATE TABLE moods (id int PRIMARY KEY, m mood)", version=postgres_version,
+            "CREATE TABLE moods (id int PRIMARY KEY, m mood)", "CREATE TABLE widened (id int PRIMARY KEY)",
+            version=postgres_version,
         )  # fmt: skip
         return pipeline.init().bootstrap().start()
 
@@ -268,6 +269,26 @@ def test_a_value_without_a_place_holds_back_nothing_that_was_committed_before(po
     run_sql(follower, *AS_APPLY_SAYS, "ALTER TYPE mood ADD VALUE 'late'")
     group.catch_up()
     group.assert_equal("public.moods")
+
+
+@pytest.mark.newest_first
+def test_ddl_that_apply_says_is_enough_for_rows_of_both_shapes(postgres_version: int, group: Pipeline):
+    # Given an applier that finds in one window what it can apply, and a transaction in which a column is widened.
+    group.group.stop(APPLY)
+    group.execute(
+        "INSERT INTO widened VALUES (1)",
+        "BEGIN; INSERT INTO widened VALUES (2); ALTER TABLE widened ALTER id TYPE bigint; "
+        "INSERT INTO widened VALUES (5000000000); COMMIT",
+    )
+    length = len(group.log_of(APPLY))
+    group.start_apply()
+
+    # Then once what it says has been run, rows from before the change have a place, too.
+    ddl = 'ALTER TABLE "public"."widened" ALTER COLUMN "id" TYPE bigint'
+    wait_said(group, length, ddl)
+    run_sql(group.followers[FOLLOWER], *AS_APPLY_SAYS, ddl)
+    group.catch_up()
+    group.assert_equal("public.widened")
 
 
 def test_a_missing_column_blocks_until_its_ddl_has_run(pipelines: Pipelines):
