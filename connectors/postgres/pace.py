@@ -21,7 +21,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from cdc.protocol.frames import KEEPALIVE_SIZE
+from cdc.protocol.frames import KEEPALIVE_SIZE, PrimaryKeepalive
 from connectors.postgres.hold import Hold
 
 _MANY_A_SECOND = 5_000.0
@@ -43,6 +43,7 @@ _CATCH_UP_SECONDS = 0.03
 _LOOK_SECONDS = 0.002
 """A server that was let go sends what has come together, within the former; whoever waits for it at its socket is woken
 by each message."""
+_TELLS = 2
 _LEFT_SECONDS = 0.03
 """By a Unix socket, of what the server has to send: at 5,000 messages a second 150, which its buffer takes."""
 
@@ -54,7 +55,7 @@ class Pace:
         self._socket = socket.socket(fileno=os.dup(socket_number))
         self._poll = select.poll()
         self._poll.register(socket_number, select.POLLIN)
-        self._since = self._read_at = time.monotonic()
+        self._since = self._gathers_from = time.monotonic()
         self._messages = self._bytes = 0
         self._committed_at = self._sent_at = 0.0
         self._fast = self._rest_may_wait = False
@@ -62,8 +63,8 @@ class Pace:
         self._by_loopback = not self.by_unix and _is_loopback(self._socket)
         self._longest_seconds = self._gather_seconds = _UNIX_GATHER_SECONDS if self.by_unix else _GATHER_SECONDS
         self._hold = Hold(self._socket) if self._by_loopback and not encrypted else None
-        self._data_came = False
-        self._looks_until = 0.0
+        self._looks_until = self._looks_from_us = 0.0
+        self._told = 0
         if self._by_loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_ROOM_BYTES)
         elif not self.by_unix:
@@ -91,7 +92,7 @@ class Pace:
         now = time.monotonic()
         if not self._fast or not self._rest_may_wait:
             return 0.0
-        return max(self._read_at + self._gather_seconds - now, 0.0)
+        return max(self._gathers_from + self._gather_seconds - now, 0.0)
 
     @property
     def holds(self) -> bool:
@@ -99,27 +100,29 @@ class Pace:
         return self._hold is not None and self._hold.lasts
 
     def let_go(self) -> None:
-        """When what the server sent before it stood still was read."""
+        """When what came of what the server sent before it stood still was read."""
         if self._hold is not None:
             self._hold.end()
-        self._data_came = False
-        self._looks_until = time.monotonic() + _CATCH_UP_SECONDS
+        self._gathers_from = time.monotonic()
+        self._looks_until = self._gathers_from + _CATCH_UP_SECONDS
+        self._look_from_now()
+
+    def _look_from_now(self) -> None:
+        self._looks_from_us, self._told = time.time() * 1e6, 0
 
     def has_caught_up(self, frames: Sequence[bytes]) -> bool:
-        """Whether the server, which was let go or not, is as far as its WAL was then, and may be made to stand still.
-        `frames` are the newest that were read.
+        """Whether the server is as far as its WAL was when it was let go, or at the end of the last read, and may be
+        made to stand still. `frames` are the newest that were read.
 
-        It says so itself: it tells how far it is whenever it has sent all that it knew of, and then looks how far the
-        WAL is now. One that was let go may do so first of all.
+        It tells how far it is whenever it has sent all that it knew of, and looks how far the WAL is only then. So it
+        was as far when it has told that twice since: what it knew of may have been old the first time. What it had
+        told before may come later; the clock of a server by the loopback device is ours.
         """
         if self._hold is None or not self._fast:
             return False
-        sizes = [*map(len, frames)]
-        if not self._data_came:
-            first = next((at for at, size in enumerate(sizes) if size != KEEPALIVE_SIZE), None)
-            self._data_came = first is not None
-            sizes = sizes[first:]
-        return self._data_came and KEEPALIVE_SIZE in sizes
+        keepalives = (PrimaryKeepalive.decode(frame) for frame in frames if len(frame) == KEEPALIVE_SIZE)
+        self._told += sum(keepalive.sent_at_us >= self._looks_from_us for keepalive in keepalives)
+        return self._told >= _TELLS
 
     def hold(self, status: bytes) -> None:
         """Make a server that has caught up stand still, with a status update for it, until the next read; 200 ms if
@@ -160,10 +163,13 @@ class Pace:
         """After a read: so many messages, of which so many hold no data, and bytes; and whether that was all there
         was, which by a Unix socket says nothing."""
         self._rest_may_wait = self.enough if self.by_unix else emptied
-        self._data_came, self._looks_until = False, 0.0
         self._messages += messages - keepalives
         self._bytes += size
-        now = self._read_at = time.monotonic()
+        now = time.monotonic()
+        if not self._looks_until:
+            self._gathers_from = now
+        self._looks_until = 0.0
+        self._look_from_now()
         seconds = now - self._since
         if seconds >= _RATE_SECONDS:
             self._fast = self._messages > _MANY_A_SECOND * seconds

@@ -6,9 +6,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 import psycopg
 import pytest
@@ -21,10 +23,10 @@ from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import LEADER, Pipeline, rows_of, set_for_database
 
 TABLE = "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)"
-COMMITS, ROWS = 5, 150
-INSERTS = f"INSERT INTO t SELECT FROM generate_series(1, {ROWS // COMMITS})"
-BURST = f"DO $$ BEGIN FOR n IN 1..{COMMITS} LOOP {INSERTS}; COMMIT; END LOOP; END $$"
+BURST = "DO $$ BEGIN FOR n IN 1..{} LOOP INSERT INTO t SELECT FROM generate_series(1, {}); COMMIT; END LOOP; END $$"
+COMMITS = 5
 _PAUSE_SECONDS = 0.005
+_LOAD_SECONDS = 5.0
 _LOOK_SECONDS = 0.01
 _WAITS_FOR = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
 _TIMEOUT = "2s"
@@ -36,7 +38,7 @@ def test_a_walsender_that_sends_fast_stands_still_and_wakes_for_few_commits(
     pipelines: Pipelines, by_socket: bool, stands: str
 ):
     pipeline = pipelines.new(TABLE, by_socket=by_socket).init()
-    with streaming(pipeline) as stream, committing(pipeline.leader) as load, ThreadPoolExecutor() as threads:
+    with streaming(pipeline) as stream, Committing(pipeline.leader) as load, ThreadPoolExecutor() as threads:
         # When a leader commits some ten thousand rows a second, and they are read.
         watch = threads.submit(stands_still, pipeline.leader, stream.backend_pid, stands)
         read = 0
@@ -45,18 +47,32 @@ def test_a_walsender_that_sends_fast_stands_still_and_wakes_for_few_commits(
         # Then its walsender stands still for most of the time: for want of room, or of half a message.
         assert watch.result()
         # And all of them arrive.
-        rows = load()
+        rows = load.end()
         deadline = time.monotonic() + 60
         while read < rows and time.monotonic() < deadline:
             read += count_inserts(stream)
         assert read == rows
 
 
+def test_what_was_committed_before_a_walsender_is_let_go_is_read_then(pipelines: Pipelines):
+    """It may have sent much that comes only then, and sends more while that is read."""
+    pipeline = pipelines.new(TABLE).init()
+    with streaming(pipeline) as stream, Committing(pipeline.leader, clients=6, rows=6) as load:
+        read, whole = 0, []
+        until = time.monotonic() + _LOAD_SECONDS
+        while time.monotonic() < until:
+            gathers, before = stream.gathers, load.rows
+            read += count_inserts(stream)
+            if gathers and stream.gathers:
+                whole.append(read >= before)
+        assert whole.count(True) > 0.9 * len(whole) > 0
+
+
 def test_a_walsender_that_is_held_gives_up_a_reader_that_hangs(pipelines: Pipelines):
     """By its timeout, which it does not look at while it is held."""
     pipeline = pipelines.new(TABLE).init()
     set_for_database(pipeline.leader, wal_sender_timeout=_TIMEOUT)
-    with streaming(pipeline) as stream, committing(pipeline.leader) as load, ThreadPoolExecutor() as threads:
+    with streaming(pipeline) as stream, Committing(pipeline.leader) as load, ThreadPoolExecutor() as threads:
         watch = threads.submit(stands_still, pipeline.leader, stream.backend_pid, "ClientRead")
         while not watch.done():
             count_inserts(stream)
@@ -64,7 +80,7 @@ def test_a_walsender_that_is_held_gives_up_a_reader_that_hangs(pipelines: Pipeli
         # When nobody reads after a read that made it stand still.
         while rows_of(pipeline.leader, _WAITS_FOR % stream.backend_pid) != [("ClientRead",)]:
             count_inserts(stream)
-        load()
+        load.end()
         # Then it is let go, and finds that its reader says nothing.
         active = _ACTIVE.format(pipeline.group.slot)
         assert wait_for(lambda: rows_of(pipeline.leader, active) == [(False,)], seconds=30)
@@ -77,35 +93,44 @@ def streaming(pipeline: Pipeline) -> Iterator[ReplicationStream]:
         yield stream
 
 
-@contextmanager
-def committing(leader: str) -> Iterator[Callable[[], int]]:
-    """What ends it tells how many rows were committed."""
-    enough = threading.Event()
+class Committing:
+    """A load, while the `with` lasts. A walsender sends nothing that is not flushed, which without synchronous_commit
+    takes a while."""
 
-    def end() -> int:
-        enough.set()
-        return load.result()
+    def __init__(self, leader: str, clients: int = 1, rows: int = 30) -> None:
+        """Of so many rows a transaction."""
+        self.rows = 0
+        """That are committed."""
+        self._clients = clients
+        self._burst, self._burst_rows = BURST.format(COMMITS, rows), COMMITS * rows
+        self._leader = leader
+        self._enough = threading.Event()
+        self._threads = ThreadPoolExecutor()
 
-    with ThreadPoolExecutor() as threads:
-        load = threads.submit(commit, leader, enough)
-        try:
-            yield end
-        finally:
-            enough.set()
+    def __enter__(self) -> Self:
+        self._work = [self._threads.submit(self._commit) for _ in range(self._clients)]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._enough.set()
+        self._threads.shutdown()
+
+    def end(self) -> int:
+        """How many rows were committed."""
+        self._enough.set()
+        for work in self._work:
+            work.result()
+        return self.rows
+
+    def _commit(self) -> None:
+        with psycopg.connect(self._leader, autocommit=True) as connection:
+            while not self._enough.wait(_PAUSE_SECONDS):
+                connection.execute(self._burst.encode())
+                self.rows += self._burst_rows
 
 
 def count_inserts(stream: ReplicationStream) -> int:
     return sum(len(frame) > XLOG_HEADER_SIZE and frame[XLOG_HEADER_SIZE] == INSERT for frame in stream.read(2**20, 1.0))
-
-
-def commit(leader: str, enough: threading.Event) -> int:
-    """How many rows. A walsender sends nothing that is not flushed, which without synchronous_commit takes a while."""
-    rows = 0
-    with psycopg.connect(leader, autocommit=True) as connection:
-        while not enough.wait(_PAUSE_SECONDS):
-            connection.execute(BURST.encode())
-            rows += ROWS
-    return rows
 
 
 def stands_still(leader: str, walsender: int, event: str) -> bool:

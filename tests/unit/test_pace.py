@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from cdc.protocol.frames import KEEPALIVE_SIZE
+from cdc.protocol.frames import PG_EPOCH_US
 from connectors.postgres.pace import Pace
 
 SENDER = """
@@ -246,32 +246,57 @@ def test_by_tcp_all_is_read(clock: Clock, packet: int):
         assert not pace.enough
 
 
-DATA, KEEPALIVE = bytes(100), bytes(KEEPALIVE_SIZE)
+DATA = bytes(100)
+BEFORE, SINCE = -0.001, 0.0
+
+
+def told(at: float) -> bytes:
+    """How a server tells where it is."""
+    return struct.pack(">cQqB", b"k", 1, round(at * 1e6) - PG_EPOCH_US, 0)
 
 
 @pytest.mark.parametrize(
     ("reads", "caught_up"),
     [
-        ([[DATA, DATA, KEEPALIVE]], True),
-        ([[DATA, KEEPALIVE, DATA]], True),
-        ([[KEEPALIVE, DATA], [DATA], [KEEPALIVE]], True),
-        ([[], [DATA], [], [KEEPALIVE]], True),
+        ([[SINCE, DATA, SINCE]], True),
+        ([[DATA, SINCE, DATA, SINCE, DATA]], True),
+        ([[SINCE], [], [DATA], [SINCE, DATA]], True),
         # It tells where it is before it looks how far the WAL is.
-        ([[KEEPALIVE]], False),
-        ([[KEEPALIVE], [KEEPALIVE, DATA]], False),
+        ([[DATA, SINCE]], False),
+        # What it had sent before comes later.
+        ([[DATA, BEFORE], [DATA, BEFORE], [DATA, SINCE, DATA]], False),
         ([[DATA, DATA]], False),
+        ([[]], False),
     ],
 )
-def test_a_server_has_caught_up_when_it_tells_where_it_is_after_it_has_sent_something(
-    clock: Clock, reads: list[list[bytes]], caught_up: bool
+def test_a_server_has_caught_up_when_it_has_told_where_it_is_twice(
+    clock: Clock, reads: list[list[bytes | float]], caught_up: bool
 ):
     with sender(LOOPBACK, ALONE) as reader, closing(Pace(reader.fileno())) as pace:
         clock.now += 0.2
         pace.note(6_400, 0, 6_400 * SIZE, emptied=True)
-        for _ in range(2):
-            pace.let_go()
-            assert [pace.has_caught_up(frames) for frames in reads][-1] == caught_up
+        for lets_go in (False, True, True):
+            if lets_go:
+                clock.now += 0.03
+                pace.let_go()
+            frames = [
+                [item if isinstance(item, bytes) else told(clock.time() + item) for item in items] for items in reads
+            ]
+            assert [pace.has_caught_up(of) for of in frames][-1] == caught_up
+            pace.note(1_000, 0, 1_000 * SIZE, emptied=True)
+
+
+def test_messages_gather_from_when_their_server_was_let_go(clock: Clock):
+    with sender(LOOPBACK, ALONE) as reader, closing(Pace(reader.fileno())) as pace:
+        clock.now += 0.2
+        pace.note(6_400, 0, 6_400 * SIZE, emptied=True)
+        for lets_go in (True, False):
+            if lets_go:
+                pace.let_go()
+            clock.now += 0.01
             pace.note(100, 0, 100 * SIZE, emptied=True)
+            pace.gather()
+    assert clock.slept == pytest.approx([0.02, 0.03])
 
 
 @pytest.mark.parametrize(
@@ -283,7 +308,7 @@ def test_a_server_is_not_held_where_it_cannot_be_or_sends_slowly(
     with sender(packet, ALONE) as reader, closing(Pace(reader.fileno(), encrypted)) as pace:
         clock.now += 0.2
         pace.note(messages, 0, messages * SIZE, emptied=True)
-        assert not pace.has_caught_up([DATA, KEEPALIVE])
+        assert not pace.has_caught_up([DATA, told(clock.time()), DATA, told(clock.time())])
 
 
 def test_a_steady_load_is_fast_though_it_stops_for_moments(clock: Clock):
