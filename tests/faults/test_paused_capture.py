@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from cdc.local import KafkaServer, PostgresServer
 from cdc.local.processes import end_child, wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.support.bank import BANK
+from tests.support.committing import TABLE, Committing
 from tests.support.log import accepted, read_log
 from tests.support.pausing import paused
 from tests.support.pipeline import Pipeline, rows_of, set_for_database
@@ -117,3 +119,41 @@ def test_a_leader_shuts_down_in_time_beside_a_capture_that_does_not_answer_and_n
             impatient_leader.start()
             bank.transacts(20)
         recovers(pipeline, "leader shut down")
+
+
+def test_a_leader_shuts_down_in_time_beside_a_capture_that_was_stopped_while_it_held_its_walsender(
+    pipelines: Pipelines, impatient_leader: PostgresServer
+):
+    """Which looks for a shutdown only when it is let go (connectors/postgres/hold.py)."""
+    pipeline = pipelines.new(TABLE, leader=impatient_leader).init().bootstrap().start()
+    capture = pipeline.group.daemon("capture")
+    with Committing(pipeline.leader) as load:
+        try:
+            # Given a capture that is stopped, and half of its message is with a walsender.
+            assert wait_for(lambda: stopped_while_it_holds(pipeline, capture), seconds=60)
+            load.end()
+            # When its leader is shut down, then that ends.
+            started = time.monotonic()
+            impatient_leader.stop("fast")
+            took = time.monotonic() - started
+            print(f"the shutdown took {took:.1f} s")
+            assert took < TIMEOUT_SECONDS + 15
+        finally:
+            capture.send_signal(signal.SIGCONT)
+    # And nothing is lost.
+    impatient_leader.start()
+    pipeline.catch_up()
+    pipeline.assert_equal()
+
+
+def stopped_while_it_holds(pipeline: Pipeline, capture: subprocess.Popen[bytes]) -> bool:
+    """Else it goes on."""
+    waits_for = (
+        "SELECT wait_event FROM pg_stat_activity JOIN pg_replication_slots ON pid = active_pid "
+        f"WHERE slot_name = '{pipeline.group.slot}'"
+    )
+    capture.send_signal(signal.SIGSTOP)
+    if rows_of(pipeline.leader, waits_for) == [("ClientRead",)]:
+        return True
+    capture.send_signal(signal.SIGCONT)
+    return False
