@@ -403,6 +403,8 @@ class ApplySession:
         log.warning("stored offset does not fit the log, reading from its beginning")
         self._hint_in_doubt = False
         self._joiner = PartJoiner()
+        self._schemas.clear()
+        self._window.schemas.clear()
         self._check_tail()
         first, _ = self._reader.watermarks()
         self._reader.seek(first)

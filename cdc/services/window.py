@@ -56,7 +56,7 @@ class Window:
         return taken, changes, size, described
 
     def drop_unfinished(self) -> None:
-        """Forget the changes of a transaction that will never be complete."""
+        """Forget the changes of a transaction that will never be complete; a schema is described once a session."""
         items, self.changes, self.size, _ = self._complete
         del self.items[items:]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import resources
 
+import orjson
 import psycopg
 import structlog
+from psycopg.types.json import Jsonb
 
 from cdc.events.position import Position, TransactionName
-from cdc.events.table import TableId
+from cdc.events.table import TableId, TableSchema
 from cdc.ports import Decision
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.read_only import make_read_only
@@ -73,6 +75,15 @@ def keep_epoch_ends(connection: psycopg.Connection, log_name: str, ends: Iterabl
         connection.execute(
             "INSERT INTO cdc.epoch_end (log, epoch, end_lsn) VALUES (%s, %s, %s::pg_lsn) ON CONFLICT DO NOTHING",
             (log_name, end.epoch, str(end.end_lsn)),
+        )
+
+
+def keep_shapes(connection: psycopg.Connection, log_name: str, schemas: Iterable[TableSchema]) -> None:
+    """What the log describes, and what it would have at the first copy."""
+    for schema in schemas:
+        connection.execute(
+            "INSERT INTO cdc.relation VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+            (log_name, schema.fingerprint, Jsonb(schema.to_json(), dumps=orjson.dumps)),
         )
 
 

@@ -66,6 +66,7 @@ _COLUMNS = f"""
 SELECT attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
        base.name, base.typmod, base.depth > 0, base.arrays {COLUMNS}
 """
+_TYPES = f"SELECT attrelid::bigint, attname, attgenerated <> '', base.name, base.typmod, base.depth > 0 {COLUMNS}"
 _INDEXES = """
 SELECT indisprimary, indimmediate AND indpred IS NULL AND indexprs IS NULL AND NOT indisexclusion AS usable,
        (SELECT array_agg(attname::text ORDER BY k.n)
@@ -136,6 +137,15 @@ def table_facts(connection: psycopg.Connection, table: TableId) -> TableFacts | 
         other_unique_indexes=max(0, len(indexes) - 1),
         firing_triggers=tuple(name for _, name in triggers),
     )
+
+
+def column_types(connection: psycopg.Connection, oids: Sequence[int]) -> dict[int, dict[str, ColumnType]]:
+    """By table the columns that are replicated, which generated ones are not."""
+    found: dict[int, dict[str, ColumnType]] = {oid: {} for oid in oids}
+    for oid, name, generated, *base in connection.execute(_TYPES, (list(oids),)):
+        if not generated:
+            found[oid][name] = ColumnType(*base)
+    return found
 
 
 def may_restart_identity(connection: psycopg.Connection, tables: Sequence[TableId]) -> bool:

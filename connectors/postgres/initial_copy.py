@@ -18,10 +18,10 @@ from psycopg import sql
 from cdc.copy_ports import Build, SchemaChoice
 from cdc.errors import CheckError, FencedError, RetryableError
 from cdc.events.position import Position
-from cdc.events.table import TableId
+from cdc.events.table import TableId, TableSchema
 from cdc.protocol.lsn import Lsn
 from connectors.postgres import sequences
-from connectors.postgres.bookkeeping import follower_sql
+from connectors.postgres.bookkeeping import follower_sql, keep_shapes
 from connectors.postgres.connection import translated
 from connectors.postgres.copy_plan import columns_of
 from connectors.postgres.locks import BOOTSTRAP, try_lock
@@ -53,6 +53,7 @@ class PostgresInitialCopy(SnapshotSource):
         self._choice = choice
         self._after_data = ""
         self._sequences: dict[TableId, int] = {}
+        self._shapes: Sequence[TableSchema] = ()
 
     def begin(self) -> bool:
         self._leader.connect()
@@ -150,6 +151,7 @@ class PostgresInitialCopy(SnapshotSource):
         with translated(f"{self._leader_name} and {self._follower_name}"):
             self._check_place(self._sink, tables)
             there, here = columns_of(self._leader.connection, tables), columns_of(self._sink, tables)
+        self._shapes = self._leader.shapes()
         self._plan(self._sink, there, here, {})
 
     def _check_place(self, follower: psycopg.Connection, tables: Sequence[TableId]) -> None:
@@ -205,6 +207,7 @@ class PostgresInitialCopy(SnapshotSource):
                         position.leader,
                     ),
                 )
+                keep_shapes(sink, self._log, self._shapes)
                 sequences.keep(sink, self._log, self._sequences)
                 make_read_only(sink, [*(source.table for source in self._leader.sources), *BOOKKEEPING])
                 read_only_by_default(sink, on=True)

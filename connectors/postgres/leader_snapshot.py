@@ -8,13 +8,15 @@ import psycopg
 from psycopg import sql
 
 from cdc.errors import CheckError, RetryableError
-from cdc.events.table import TableId
+from cdc.events.table import TableId, TableSchema
 from cdc.protocol.lsn import Lsn
+from connectors.postgres.catalog import column_types
 from connectors.postgres.connection import WatchedConnection, translated
 from connectors.postgres.copy_plan import Source, published
 from connectors.postgres.publication import check_whole
 from connectors.postgres.replication import ReplicationStream
 from connectors.postgres.sequences import last_values
+from connectors.postgres.shape import as_described
 from connectors.postgres.silence import connect_watched
 from connectors.postgres.snapshot import request_descriptions, take_snapshot
 
@@ -121,6 +123,12 @@ class LeaderSnapshot:
                 return False
             files = dict(connection.execute(_FILES, ([source.oid for source in self.sources],)).fetchall())
         return all(files.get(source.oid) == source.file for source in self.sources)
+
+    def shapes(self) -> list[TableSchema]:
+        """Of the tables, as the log would describe them."""
+        with translated(self._leader):
+            types = column_types(self.connection, [source.oid for source in self.sources])
+        return [as_described(source.table, types[source.oid]) for source in self.sources]
 
     def sequences(self) -> dict[TableId, int]:
         """The last values as they are now; no snapshot knows them."""

@@ -19,15 +19,15 @@ import os
 import select
 import socket
 import time
-from collections.abc import Sequence
 
-from cdc.protocol.frames import KEEPALIVE_SIZE, PrimaryKeepalive
 from connectors.postgres.hold import Hold
 
 _MANY_A_SECOND = 5_000.0
 _RATE_SECONDS = 0.1
 """Over which the rate is taken. Much shorter, a steady load near the limit is by turns fast and not."""
 _GATHER_SECONDS = 0.03
+_HELD_SECONDS = 0.045
+"""Of a server that is made to stand still, since it was let go the last time (ops/decisions/0020-*.md)."""
 _UNIX_GATHER_SECONDS = 0.05
 """By a Unix socket, which is for leaders that are to lose little (ops/decisions/0016-*.md)."""
 _ENOUGH_BYTES = 1024 * 1024
@@ -43,7 +43,6 @@ _CATCH_UP_SECONDS = 0.03
 _LOOK_SECONDS = 0.002
 """A server that was let go sends what has come together, within the former; whoever waits for it at its socket is woken
 by each message."""
-_TELLS = 2
 _LEFT_SECONDS = 0.03
 """By a Unix socket, of what the server has to send: at 5,000 messages a second 150, which its buffer takes."""
 
@@ -61,10 +60,12 @@ class Pace:
         self._fast = self._rest_may_wait = False
         self.by_unix = self._socket.family == socket.AF_UNIX
         self._by_loopback = not self.by_unix and _is_loopback(self._socket)
-        self._longest_seconds = self._gather_seconds = _UNIX_GATHER_SECONDS if self.by_unix else _GATHER_SECONDS
         self._hold = Hold(self._socket) if self._by_loopback and not encrypted else None
-        self._looks_until = self._looks_from_us = 0.0
-        self._told = 0
+        self.needs_commits = self.by_unix or self._hold is not None
+        """Whether `note_commit` is to be called."""
+        apart = _HELD_SECONDS if self._hold is not None else _GATHER_SECONDS
+        self._longest_seconds = self._gather_seconds = _UNIX_GATHER_SECONDS if self.by_unix else apart
+        self._looks_until = self._looks_from = 0.0
         if self._by_loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_ROOM_BYTES)
         elif not self.by_unix:
@@ -101,28 +102,20 @@ class Pace:
 
     def let_go(self) -> None:
         """When what came of what the server sent before it stood still was read."""
-        if self._hold is not None:
-            self._hold.end()
         self._gathers_from = time.monotonic()
         self._looks_until = self._gathers_from + _CATCH_UP_SECONDS
-        self._look_from_now()
+        self._looks_from = time.time()
+        if self._hold is not None:
+            self._hold.end()
 
-    def _look_from_now(self) -> None:
-        self._looks_from_us, self._told = time.time() * 1e6, 0
-
-    def has_caught_up(self, frames: Sequence[bytes]) -> bool:
-        """Whether the server is as far as its WAL was when it was let go, or at the end of the last read, and may be
-        made to stand still. `frames` are the newest that were read.
-
-        It tells how far it is whenever it has sent all that it knew of, and looks how far the WAL is only then. So it
-        was as far when it has told that twice since: what it knew of may have been old the first time. What it had
-        told before may come later; the clock of a server by the loopback device is ours.
-        """
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether the server may be made to stand still: all was read that had been committed when it was let go, or
+        where it was not, at the end of the last read. Something was that was committed since, by the same clock (see
+        `enough`)."""
         if self._hold is None or not self._fast:
             return False
-        keepalives = (PrimaryKeepalive.decode(frame) for frame in frames if len(frame) == KEEPALIVE_SIZE)
-        self._told += sum(keepalive.sent_at_us >= self._looks_from_us for keepalive in keepalives)
-        return self._told >= _TELLS
+        return self._looks_from <= self._committed_at <= self._sent_at <= time.time()
 
     def hold(self, status: bytes) -> None:
         """Make a server that has caught up stand still, with a status update for it, until the next read; 200 ms if
@@ -169,7 +162,7 @@ class Pace:
         if not self._looks_until:
             self._gathers_from = now
         self._looks_until = 0.0
-        self._look_from_now()
+        self._looks_from = time.time()
         seconds = now - self._since
         if seconds >= _RATE_SECONDS:
             self._fast = self._messages > _MANY_A_SECOND * seconds

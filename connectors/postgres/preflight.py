@@ -24,8 +24,8 @@ from cdc.check_ports import (
     WalKept,
 )
 from cdc.errors import BlockedError
-from cdc.events.column_types import NO_LIMIT, ColumnType
-from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
+from cdc.events.column_types import ColumnType
+from cdc.events.table import TableId
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.catalog import COLUMNS, FIRING, table_facts
 from connectors.postgres.connection import translated
@@ -37,7 +37,7 @@ from connectors.postgres.node_status import follower_facts, leadership
 from connectors.postgres.progress import read_position
 from connectors.postgres.publication import APPLICATION_TABLES, IDENTITY_INDEX
 from connectors.postgres.read_only import unprotected
-from connectors.postgres.shape import require_place
+from connectors.postgres.shape import as_described, require_place
 
 _NODE = """
 SELECT current_setting('server_version'),
@@ -191,7 +191,8 @@ def misplaced(
         if len(found) < _MOST_EXPLAINED and not _alike(table, here.tables.get(name)):
             try:
                 facts = table_facts(connection, name)
-                require_place(connection, _as_the_log_says(table), facts, log_name, here.name)
+                types = {column: its.type for column, its in table.columns.items() if its.generated is None}
+                require_place(connection, as_described(name, types), facts, log_name, here.name)
             except BlockedError as error:
                 found.append(error)
     return found
@@ -203,16 +204,6 @@ def _alike(there: NodeTable, here: NodeTable | None) -> bool:
         return False
     types = {name: column.type for name, column in here.columns.items()}
     return all(types.get(name) == column.type for name, column in there.columns.items() if column.generated is None)
-
-
-def _as_the_log_says(table: NodeTable) -> TableSchema:
-    """Of a domain the log names the base type, and no limit."""
-    columns = tuple(
-        Column(name, column.type.name, NO_LIMIT if column.type.domain else column.type.typmod, key=False)
-        for name, column in table.columns.items()
-        if column.generated is None
-    )
-    return TableSchema(table.table, ReplicaIdentity.DEFAULT, columns)
 
 
 def _tables(connection: psycopg.Connection) -> dict[TableId, NodeTable]:

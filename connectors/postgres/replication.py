@@ -2,7 +2,7 @@
 
 HOT PATH: `read` hands on the bytes that libpq gives, one object a message (`copy_data.py`).
 
-Once the stream has started, nothing here waits for the server for longer than the caller allows, but for 60 ms where
+Once the stream has started, nothing here waits for the server for longer than the caller allows, but for 75 ms where
 messages come fast (`pace.py`): reading waits on the socket, sending goes through libpq's own buffer.
 """
 
@@ -90,11 +90,11 @@ class ReplicationStream:
     def read(self, max_bytes: int, timeout: float) -> list[bytes]:
         """CopyData payloads in order: what has arrived, up to about `max_bytes` and some thousand payloads.
 
-        Waits at most `timeout` seconds for the first, and up to 60 ms more where it `gathers`; there it may leave the
+        Waits at most `timeout` seconds for the first, and up to 75 ms more where it `gathers`; there it may leave the
         newest, and return nothing sooner. Raises RetryableError when the connection or the stream has ended.
         """
         frames: list[bytes] = []
-        size = looked = 0
+        size = 0
         caught_up = False
         deadline = time.monotonic() + timeout
         try:
@@ -105,14 +105,12 @@ class ReplicationStream:
                 if answer < 0:
                     raise self._ended()
                 if self._pace.holds:
-                    looked = len(frames)
                     self._pace.let_go()
-                caught_up = self._pace.has_caught_up(frames[looked:])
-                looked = len(frames)
                 # A message may have come in part, of which by TLS libpq took a piece.
                 rest = 0.0 if frames else max(0.0, deadline - time.monotonic())
-                if self._pace.by_unix and (commit := _newest_commit(frames)):
+                if self._pace.needs_commits and (commit := _newest_commit(frames)):
                     self._pace.note_commit(*commit)
+                caught_up = self._pace.has_caught_up
                 if answer > 0 or caught_up or self._pace.enough or not self._pace.comes(rest):
                     break
             # Where a walsender falls asleep often, keepalives are half of all, which nobody needs to gather.

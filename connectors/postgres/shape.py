@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psycopg
 from psycopg import sql
 
 from cdc.errors import BlockedError
-from cdc.events.column_types import ColumnType, holds
+from cdc.events.column_types import NO_LIMIT, ColumnType, holds
 from cdc.events.quoting import in_one_line, quoted
-from cdc.events.table import Column, TableSchema
+from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
 from cdc.ports import FOLLOWER_SESSION
 from connectors.postgres.catalog import TableFacts
 from connectors.postgres.connection import translated
@@ -28,6 +28,15 @@ def require_place(
     if error is not None:
         raise error
     return facts
+
+
+def as_described(table: TableId, types: Mapping[str, ColumnType]) -> TableSchema:
+    """The shape that the log would describe, for the types of its columns; who finds its rows is left open. Of a domain
+    the log names the base type, and no limit."""
+    columns = tuple(
+        Column(name, type_.name, NO_LIMIT if type_.domain else type_.typmod, key=False) for name, type_ in types.items()
+    )
+    return TableSchema(table, ReplicaIdentity.DEFAULT, columns)
 
 
 class _Shape:

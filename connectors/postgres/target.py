@@ -23,7 +23,6 @@ import psycopg
 import structlog
 from psycopg import sql
 from psycopg.pq import TransactionStatus
-from psycopg.types.json import Jsonb
 
 from cdc.errors import BlockedError, CdcError, CheckError, DivergenceError, FencedError, RetryableError
 from cdc.events.net_effect import Change, Line, NetEffect, Row
@@ -41,6 +40,7 @@ from connectors.postgres.bookkeeping import (
     diverged_since,
     insert_decision,
     keep_epoch_ends,
+    keep_shapes,
     skip_at,
 )
 from connectors.postgres.catalog import may_restart_identity, table_facts
@@ -395,11 +395,7 @@ class PostgresTarget:
                 self._record_overwrite(table, count, position.name)
             if self._noted:
                 self._conn.execute("UPDATE cdc.blocked SET problem = NULL WHERE log = %s", (self._log,))
-            for schema in schemas:
-                self._conn.execute(
-                    "INSERT INTO cdc.relation VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                    (self._log, schema.fingerprint, Jsonb(schema.to_json(), dumps=orjson.dumps)),
-                )
+            keep_shapes(self._conn, self._log, schemas)
             outcome = self._play([self._moved(before, position), Step(b"COMMIT")])
             if isinstance(outcome.error, psycopg.errors.DivisionByZero) and not outcome.rows:
                 self._conn.rollback()

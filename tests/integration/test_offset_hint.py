@@ -7,19 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from cdc.local import KafkaServer
-from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.support.log import Event, read_log
-from tests.support.pipeline import FOLLOWER, Pipeline, rows_of, run_sql
+from tests.support.pipeline import FOLLOWER, Pipeline, run_sql
 
 TABLE = "CREATE TABLE item (id int PRIMARY KEY, v text)"
-
-
-def published(pipeline: Pipeline) -> bool:
-    """Whether the log holds everything that is committed now."""
-    lsn = pipeline.mark()
-    query = f"SELECT confirmed_flush_lsn > '0/0'::pg_lsn + {lsn} FROM pg_replication_slots WHERE slot_name = '{{}}'"
-    return wait_for(lambda: rows_of(pipeline.leader, query.format(pipeline.group.slot)) == [(True,)], seconds=20)
 
 
 def newest(events: list[Event], wanted: Callable[[Event], bool]) -> int:
@@ -66,7 +58,7 @@ def test_follower_finds_its_place_when_its_offset_points_to(pipeline: Pipeline, 
         "INSERT INTO item VALUES (0, repeat(md5('large'), 3000))",
         "INSERT INTO item SELECT i, 'v' FROM generate_series(1, 50) i",
     )
-    assert published(pipeline)
+    pipeline.wait_published()
 
     # When its offset is a wrong one.
     offset = HINTS[hint](read_log(kafka.bootstrap_servers, pipeline.group.topic))

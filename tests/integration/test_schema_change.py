@@ -130,6 +130,7 @@ CHANGES = (
         ("ALTER TYPE mood ADD VALUE 't'",),
     ),
 )  # fmt: skip
+WIDENED = "CREATE TABLE {} (id int PRIMARY KEY)"
 EARLY = ("CREATE TABLE {} (id int PRIMARY KEY, x int)", "INSERT INTO {} VALUES (1, 1)")
 
 
@@ -146,8 +147,8 @@ def group(module_pipelines: Pipelines, postgres_version: int) -> Pipeline:
         pipeline = module_pipelines.new(
             "CREATE TYPE mood AS ENUM ('ok')", 'CREATE SCHEMA "my.types"',
             "CREATE TYPE \"my.types\".mood AS ENUM ('ok')", *tables, EARLY[0].format("early"), EARLY[0].format("gone"),
-            "CREATE TABLE moods (id int PRIMARY KEY, m mood)", "CREATE TABLE widened (id int PRIMARY KEY)",
-            version=postgres_version,
+            "CREATE TABLE moods (id int PRIMARY KEY, m mood)",
+            *map(WIDENED.format, ("widened", "widened_early", "noted")), version=postgres_version,
         )  # fmt: skip
         return pipeline.init().bootstrap().start()
 
@@ -273,13 +274,15 @@ def test_a_value_without_a_place_holds_back_nothing_that_was_committed_before(po
 
 @pytest.mark.newest_first
 def test_ddl_that_apply_says_is_enough_for_rows_of_both_shapes(postgres_version: int, group: Pipeline):
-    # Given an applier that finds in one window what it can apply, and a transaction in which a column is widened.
+    # Given an applier that finds in one window what it can apply, and a transaction in which a column is widened of
+    # which no row has come yet.
     group.group.stop(APPLY)
     group.execute(
-        "INSERT INTO widened VALUES (1)",
+        "INSERT INTO noted VALUES (1)",
         "BEGIN; INSERT INTO widened VALUES (2); ALTER TABLE widened ALTER id TYPE bigint; "
         "INSERT INTO widened VALUES (5000000000); COMMIT",
     )
+    group.wait_published()
     length = len(group.log_of(APPLY))
     group.start_apply()
 
@@ -289,6 +292,17 @@ def test_ddl_that_apply_says_is_enough_for_rows_of_both_shapes(postgres_version:
     run_sql(group.followers[FOLLOWER], *AS_APPLY_SAYS, ddl)
     group.catch_up()
     group.assert_equal("public.widened")
+
+
+@pytest.mark.newest_first
+def test_follower_may_be_changed_before_any_row_comes(postgres_version: int, group: Pipeline):
+    # When a column is widened on the follower, then the first rows have a place.
+    length = len(group.log_of(APPLY))
+    run_sql(group.followers[FOLLOWER], *AS_APPLY_SAYS, "ALTER TABLE widened_early ALTER id TYPE bigint")
+    group.execute("INSERT INTO widened_early VALUES (1)")
+    group.catch_up()
+    group.assert_equal("public.widened_early")
+    assert not said_since(group, length, "blocked")
 
 
 def test_a_missing_column_blocks_until_its_ddl_has_run(pipelines: Pipelines):

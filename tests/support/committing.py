@@ -28,7 +28,7 @@ class Committing:
         self._leader = leader
         self._enough = threading.Event()
         self._counting = threading.Lock()
-        self._threads = ThreadPoolExecutor()
+        self._threads = ThreadPoolExecutor(clients)
 
     def __enter__(self) -> Self:
         self._work = [self._threads.submit(self._commit) for _ in range(self._clients)]

@@ -149,6 +149,12 @@ class Pipeline:
                     pytest.fail(f"{name} does not reach {lsn} within {seconds:g} s\n{self.group.tail_of_logs()}")
                 time.sleep(0.02)
 
+    def wait_published(self) -> None:
+        """Until the log holds everything that is committed now."""
+        beyond = f"SELECT confirmed_flush_lsn > '0/0'::pg_lsn + {self.mark()} FROM pg_replication_slots"
+        query = f"{beyond} WHERE slot_name = '{self.group.slot}'"
+        assert wait_for(lambda: rows_of(self.leader, query) == [(True,)], seconds=20), self.group.tail_of_logs()
+
     def catch_up(self, *followers: str, seconds: float = 40.0) -> None:
         """Until the followers hold everything that is committed on the leader now."""
         self.wait_applied(self.mark(), *followers, seconds=seconds)
