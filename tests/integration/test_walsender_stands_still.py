@@ -52,7 +52,8 @@ def test_what_was_committed_before_a_walsender_is_let_go_is_read_then(pipelines:
     """It may have sent much that comes only then, and sends more while that is read."""
     pipeline = pipelines.new(TABLE).init()
     with streaming(pipeline) as stream, Committing(pipeline.leader, clients=6, rows=6) as load:
-        read, whole = 0, []
+        read = 0
+        whole: list[bool] = []
         deadline = time.monotonic() + 60
         while len(whole) < _READS and time.monotonic() < deadline:
             held, before = stream._pace.holds, load.rows
