@@ -399,7 +399,8 @@ class ApplySession:
                 )
 
     def _read_from_beginning(self) -> None:
-        """The stored offset is only a hint: where it does not fit, the chain decides from the beginning on."""
+        """The stored offset is only a hint: where it does not fit, the chain decides from the beginning on. Shapes that
+        came where it led are not kept, which would be stored with a transaction from before them."""
         log.warning("stored offset does not fit the log, reading from its beginning")
         self._hint_in_doubt = False
         self._joiner = PartJoiner()

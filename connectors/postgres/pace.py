@@ -63,9 +63,13 @@ class Pace:
         self._hold = Hold(self._socket) if self._by_loopback and not encrypted else None
         self.needs_commits = self.by_unix or self._hold is not None
         """Whether `note_commit` is to be called."""
-        apart = _HELD_SECONDS if self._hold is not None else _GATHER_SECONDS
-        self._longest_seconds = self._gather_seconds = _UNIX_GATHER_SECONDS if self.by_unix else apart
-        self._looks_until = self._looks_from = 0.0
+        if self.by_unix:
+            self._longest_seconds = _UNIX_GATHER_SECONDS
+        else:
+            self._longest_seconds = _GATHER_SECONDS if self._hold is None else _HELD_SECONDS
+        self._gather_seconds = self._longest_seconds
+        self._looks_until = 0.0  # of a read in which the server was let go; 0 in others
+        self._looks_from = 0.0
         if self._by_loopback:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_ROOM_BYTES)
         elif not self.by_unix:
@@ -101,7 +105,7 @@ class Pace:
         return self._hold is not None and self._hold.lasts
 
     def let_go(self) -> None:
-        """When what came of what the server sent before it stood still was read."""
+        """The server may send again. Call it when what it had sent before was read."""
         self._gathers_from = time.monotonic()
         self._looks_until = self._gathers_from + _CATCH_UP_SECONDS
         self._looks_from = time.time()
@@ -111,11 +115,8 @@ class Pace:
     @property
     def has_caught_up(self) -> bool:
         """Whether the server may be made to stand still: all was read that had been committed when it was let go, or
-        where it was not, at the end of the last read. Something was that was committed since, by the same clock (see
-        `enough`)."""
-        if self._hold is None or not self._fast:
-            return False
-        return self._looks_from <= self._committed_at <= self._sent_at <= time.time()
+        where it was not, at the end of the last read, since something was that was committed later."""
+        return self._hold is not None and self._fast and self._was_committed_since(self._looks_from)
 
     def hold(self, status: bytes) -> None:
         """Make a server that has caught up stand still, with a status update for it, until the next read; 200 ms if
@@ -143,14 +144,14 @@ class Pace:
     @property
     def enough(self) -> bool:
         """Whether what was read may do for now, though there be more: by a Unix socket, where the rest keeps the server
-        from sending.
+        from sending, and is little."""
+        return self.by_unix and self._fast and self._was_committed_since(time.time() - _LEFT_SECONDS)
 
-        How much is left is known from clocks. Where they are not the same one - behind the socket is a proxy, or the
-        transaction is another leader's, or a clock was set back - it may be any amount, and all is read."""
-        if not (self.by_unix and self._fast):
-            return False
-        now = time.time()
-        return now - self._committed_at < _LEFT_SECONDS and self._committed_at <= self._sent_at <= now
+    def _was_committed_since(self, moment: float) -> bool:
+        """Whether the newest transaction that was read was, as far as clocks tell. Where they are not the same one -
+        between us and the server is a proxy, or the transaction is another leader's, or a clock was set back - they
+        tell nothing, and it was not."""
+        return moment <= self._committed_at <= self._sent_at <= time.time()
 
     def note(self, messages: int, keepalives: int, size: int, emptied: bool) -> None:
         """After a read: so many messages, of which so many hold no data, and bytes; and whether that was all there
