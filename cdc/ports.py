@@ -102,8 +102,9 @@ class Target(Protocol):
         """Tables whose rows are those of a later place in the log than the position, and that place."""
         ...
 
-    def plan(self, schema: TableSchema) -> TablePlan:
-        """Raises BlockedError with the DDL to run when the follower cannot take this shape."""
+    def plan(self, schema: TableSchema, not_stored: Sequence[TableSchema]) -> TablePlan:
+        """Raises BlockedError with the DDL to run when the follower cannot take this shape. `not_stored` are shapes of
+        any table that the log has described by then and that no transaction here has stored."""
         ...
 
     def known_schema(self, fingerprint: str) -> TableSchema | None:

@@ -236,6 +236,8 @@ class ApplySession:
         self._names: dict[str, tuple[str, ...]] = {}
         self._replay = Replay(target, self._plans)
         self._schemas: dict[str, TableSchema] = {}
+        self._shapes: dict[TableId, str] = {}
+        """Of each table the one that holds at the place in the log that was read to."""
         self._sequences: dict[TableId, int] = {}
         self.position = position
         """The newest transaction that is committed."""
@@ -526,8 +528,16 @@ class ApplySession:
             self._target.rollback()
 
     def _learn(self, schema: TableSchema) -> None:
-        if schema.fingerprint not in self._schemas:
-            self._schemas[schema.fingerprint] = schema
+        """A shape that comes back after another one may have no place any more: there is no plan for it then."""
+        fingerprint = schema.fingerprint
+        if self._shapes.get(schema.table, fingerprint) != fingerprint:
+            self._names.pop(fingerprint, None)
+            self._run = None
+            if self._batches is not None:
+                self._batches.forget(schema.table)
+        self._shapes[schema.table] = fingerprint
+        if fingerprint not in self._schemas:
+            self._schemas[fingerprint] = schema
             self._window.schemas.append(schema)
 
     def _gather(self, event: dict[str, Any], meta: dict[str, Any], value: bytes, offset: int) -> None:
@@ -600,7 +610,8 @@ class ApplySession:
     def _make_plan(self, fingerprint: str) -> tuple[str, ...]:
         """The columns of the rows of a table shape, once there is a plan for it."""
         schema = self._schema(fingerprint)
-        self._plans[fingerprint] = self._target.plan(schema)
+        self._plans[fingerprint] = self._target.plan(schema, self._window.schemas)
+        self._shapes[schema.table] = fingerprint
         names = self._names[fingerprint] = names_in_rows(schema)
         return names
 

@@ -67,6 +67,12 @@ class BatchReader:
         self._judged[what] = head, fingerprint, known
         return known
 
+    def forget(self, table: TableId) -> None:
+        """Its next changes are looked at one by one, until they are learned anew."""
+        for what in [what for what in self._judged if what[0] == table]:
+            head, *_ = self._judged.pop(what)
+            self._reader.forget(head)
+
     def read(self, records: Sequence[LogRecord], at: int, chain: Chain, leader: str) -> Gathered | None:
         """What can be taken from `records[at]` on; the chain has moved over it. None when that is nothing.
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import socket
 
+CAN_HOLD = hasattr(socket, "TCP_CORK")
+"""Linux can."""
 _COPY_DATA = b"d"
 _LENGTH_SIZE = 4
 """Which counts itself (manual, 54.7 "Message Formats")."""

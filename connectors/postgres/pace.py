@@ -20,7 +20,7 @@ import select
 import socket
 import time
 
-from connectors.postgres.hold import Hold
+from connectors.postgres.hold import CAN_HOLD, Hold
 
 _MANY_A_SECOND = 5_000.0
 _RATE_SECONDS = 0.1
@@ -60,7 +60,7 @@ class Pace:
         self._fast = self._rest_may_wait = False
         self.by_unix = self._socket.family == socket.AF_UNIX
         self._by_loopback = not self.by_unix and _is_loopback(self._socket)
-        self._hold = Hold(self._socket) if self._by_loopback and not encrypted else None
+        self._hold = Hold(self._socket) if CAN_HOLD and self._by_loopback and not encrypted else None
         self.needs_commits = self.by_unix or self._hold is not None
         """Whether `note_commit` is to be called."""
         if self.by_unix:

@@ -17,10 +17,16 @@ from connectors.postgres.connection import translated
 
 
 def require_place(
-    connection: psycopg.Connection, schema: TableSchema, facts: TableFacts | None, log_name: str, node: str
+    connection: psycopg.Connection,
+    schema: TableSchema,
+    facts: TableFacts | None,
+    log_name: str,
+    node: str,
+    not_stored: Sequence[TableSchema] = (),
 ) -> TableFacts:
-    """The facts again. Raises BlockedError, with the statement to run, where a row could not be placed as it is."""
-    shape = _Shape(connection, schema, log_name, node)
+    """The facts again. Raises BlockedError, with the statement to run, where a row could not be placed as it is.
+    `not_stored` are other shapes that the log has described, besides those in `cdc.relation`."""
+    shape = _Shape(connection, schema, log_name, node, not_stored)
     with translated(node):
         if facts is None:
             raise shape.no_table()
@@ -42,9 +48,17 @@ def as_described(table: TableId, types: Mapping[str, ColumnType]) -> TableSchema
 class _Shape:
     """One shape of the leader beside one table of the follower."""
 
-    def __init__(self, connection: psycopg.Connection, schema: TableSchema, log_name: str, node: str) -> None:
+    def __init__(
+        self,
+        connection: psycopg.Connection,
+        schema: TableSchema,
+        log_name: str,
+        node: str,
+        not_stored: Sequence[TableSchema],
+    ) -> None:
         self._connection = connection
         self._schema = schema
+        self._not_stored = [other for other in not_stored if other.table == schema.table and other != schema]
         self._log = log_name
         self._node = node
         self._table = quoted(*schema.table)
@@ -87,7 +101,8 @@ class _Shape:
             "WHERE log = %s AND description->>'schema' = %s AND description->>'table' = %s AND c->>0 = %s",
             (self._log, *self._schema.table, column.name),
         ).fetchall()
-        return rows == [(column.type, column.typmod)]
+        described = (other for shape in self._not_stored for other in shape.columns if other.name == column.name)
+        return {*rows, *((other.type, other.typmod) for other in described)} == {(column.type, column.typmod)}
 
     def _no_column(self, missing: Sequence[Column], facts: TableFacts) -> BlockedError:
         names = ", ".join(column.name for column in missing)

@@ -70,7 +70,8 @@ class Stage(_Source):
     """A temporary table with some columns of a table, and the statements that use it."""
 
     def __init__(self, table: TableStatements, names: tuple[str, ...]) -> None:
-        tag = hashlib.sha256(repr((table.plan.schema.fingerprint, names)).encode()).hexdigest()[:16]
+        what = (table.plan.schema.fingerprint, names, [table.type_of(name) for name in names])
+        tag = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
         self.name = f"cdc_stage_{tag}"
         stage = sql.Identifier("pg_temp", self.name)
         super().__init__(table, names, sql.SQL("{} AS s").format(stage))
@@ -144,6 +145,10 @@ class TableStatements:
         """How to make the operator compare as that index does, as SQL that follows a value."""
         collation = self._facts.collation.get(name)
         return f" COLLATE {collation}" if collation else ""
+
+    def type_of(self, name: str) -> str:
+        """The column's type here, as SQL."""
+        return self._facts.type_of(name)
 
     def stage(self, names: tuple[str, ...]) -> Stage:
         if names not in self._stages:

@@ -316,11 +316,12 @@ class PostgresTarget:
 
     # shapes
 
-    def plan(self, schema: TableSchema) -> TablePlan:
+    def plan(self, schema: TableSchema, not_stored: Sequence[TableSchema]) -> TablePlan:
         place = self._place_of(schema.table)
         with translated(self._node):
             self._pipeline.forget()
-            facts = require_place(self._conn, schema, table_facts(self._conn, place), self._log, self._node)
+            facts = table_facts(self._conn, place)
+            facts = require_place(self._conn, schema, facts, self._log, self._node, not_stored)
             make_read_only(self._conn, [place])  # it may be younger than the bootstrap
         table = TableStatements(schema if place == schema.table else replace(schema, table=place), facts)
         self._tables[table.plan.schema.fingerprint] = table
@@ -590,6 +591,8 @@ class PostgresTarget:
         except psycopg.Error as error:
             raise self._translate(error, self._node) from error
         rows = outcome.rows[1:][: len(own)] if pruned else outcome.rows
+        if outcome.error is not None and len(rows) == len(steps):  # of what comes after them
+            raise self._translate(outcome.error, self._node) from outcome.error
         if outcome.error is not None:
             raise self._blamed(outcome.error, steps[len(rows)]) from outcome.error
         return rows

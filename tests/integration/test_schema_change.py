@@ -131,6 +131,8 @@ CHANGES = (
     ),
 )  # fmt: skip
 WIDENED = "CREATE TABLE {} (id int PRIMARY KEY)"
+RETURNING = "CREATE TABLE {} (id int PRIMARY KEY, x varchar(5))"
+RETURNED = ("returned", "returned_at_once", "returned_soon")
 EARLY = ("CREATE TABLE {} (id int PRIMARY KEY, x int)", "INSERT INTO {} VALUES (1, 1)")
 
 
@@ -148,7 +150,8 @@ def group(module_pipelines: Pipelines, postgres_version: int) -> Pipeline:
             "CREATE TYPE mood AS ENUM ('ok')", 'CREATE SCHEMA "my.types"',
             "CREATE TYPE \"my.types\".mood AS ENUM ('ok')", *tables, EARLY[0].format("early"), EARLY[0].format("gone"),
             "CREATE TABLE moods (id int PRIMARY KEY, m mood)",
-            *map(WIDENED.format, ("widened", "widened_early", "noted")), version=postgres_version,
+            *map(WIDENED.format, ("widened", "widened_early", "noted")), *map(RETURNING.format, RETURNED),
+            version=postgres_version,
         )  # fmt: skip
         return pipeline.init().bootstrap().start()
 
@@ -302,6 +305,50 @@ def test_follower_may_be_changed_before_any_row_comes(postgres_version: int, gro
     group.execute("INSERT INTO widened_early VALUES (1)")
     group.catch_up()
     group.assert_equal("public.widened_early")
+    assert not said_since(group, length, "blocked")
+
+
+@pytest.mark.newest_first
+@pytest.mark.parametrize(("table", "seen"), [("returned", True), ("returned_at_once", False)])
+def test_a_type_that_the_leader_takes_back_is_to_be_taken_back(
+    postgres_version: int, group: Pipeline, table: str, seen: bool
+):
+    # Given a column that was widened, on the follower first, and an applier that knows of it, or learns all at once.
+    wider = f"ALTER TABLE {table} ALTER x TYPE varchar(50)"
+    narrower = f"ALTER TABLE {table} ALTER x TYPE varchar(5) USING left(x, 5)"
+    group.execute(f"INSERT INTO {table} SELECT i, 'old' FROM generate_series(1, 20) i")
+    group.catch_up()
+    if not seen:
+        group.group.stop(APPLY)
+    run_sql(group.followers[FOLLOWER], *AS_APPLY_SAYS, wider)
+    group.execute(wider, f"UPDATE {table} SET x = 'much longer' WHERE id < 9")
+    if seen:
+        group.catch_up()
+
+    # When it is taken back, which shortens values of which the log says nothing.
+    length = len(group.log_of(APPLY))
+    group.execute(narrower, f"UPDATE {table} SET x = 'new' WHERE id = 20")
+    if not seen:
+        group.start_apply()
+
+    # Then apply waits until the follower has done that, too.
+    wait_said(group, length, f'ALTER TABLE "public"."{table}" ALTER COLUMN "x" TYPE character varying(5)')
+    run_sql(group.followers[FOLLOWER], *AS_APPLY_SAYS, narrower)
+    group.catch_up()
+    group.assert_equal(f"public.{table}")
+
+
+@pytest.mark.newest_first
+def test_values_of_a_type_that_comes_back_are_taken_as_such(postgres_version: int, group: Pipeline):
+    length = len(group.log_of(APPLY))
+    group.execute("INSERT INTO returned_soon VALUES (1, '007')")
+    for number, type_name, value in ((2, "int USING x::int", "8"), (3, "varchar(5)", "'009'")):
+        group.catch_up()
+        ddl = f"ALTER TABLE returned_soon ALTER x TYPE {type_name}"
+        run_sql(group.followers[FOLLOWER], *AS_APPLY_SAYS, ddl)
+        group.execute(ddl, f"INSERT INTO returned_soon VALUES ({number}, {value})")
+    group.catch_up()
+    group.assert_equal("public.returned_soon")
     assert not said_since(group, length, "blocked")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,7 @@ from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
 from cdc.ports import TablePlan
 from cdc.protocol.lsn import Lsn
 from connectors.postgres.connection import WatchedConnection, connect
-from connectors.postgres.script import Step, play
+from connectors.postgres.script import Outcome, Step, play
 from connectors.postgres.target import PostgresTarget
 from tests.support.pipeline import rows_of, run_sql, sqlstate
 from tests.support.replay import LOG, FollowerInTest
@@ -33,6 +33,10 @@ def connection(follower_db: str) -> Iterator[WatchedConnection]:
     run_sql(follower_db, "CREATE TABLE t (id int PRIMARY KEY, x text)")
     with connect(follower_db, "test", "here", autocommit=False) as connection:
         yield connection
+
+
+def described(table: str) -> TableSchema:
+    return TableSchema(TableId("public", table), ReplicaIdentity.DEFAULT, COLUMNS)
 
 
 def copy(data: bytes = LINES) -> Step:
@@ -138,7 +142,7 @@ class Follower:
             dsn, "follower", LOG, lambda _: False, alive=lambda: self.looked_at.append(time.monotonic())
         )
         self.target.open()
-        self.plan: TablePlan = self.target.plan(TableSchema(TableId("public", "t"), ReplicaIdentity.DEFAULT, COLUMNS))
+        self.plan: TablePlan = self.target.plan(described("t"), [])
 
     def update(self, *ids: int) -> TablePlan | None:
         rows: list[Any] = [{"id": str(number), "x": "new"} for number in ids]
@@ -249,10 +253,10 @@ def test_a_value_is_taken_as_what_its_column_has_become(follower: Follower):
         return TableSchema(TableId("public", "u"), ReplicaIdentity.DEFAULT, columns)
 
     run_sql(follower.dsn, "CREATE TABLE u (id int PRIMARY KEY, x int)")
-    follower.target.apply_in_order(inserted(follower.target.plan(shape("int4")), "1", "7"))
+    follower.target.apply_in_order(inserted(follower.target.plan(shape("int4"), []), "1", "7"))
     follower.commit(5)
     run_sql(follower.dsn, "SET session_replication_role = replica", "ALTER TABLE u ALTER x TYPE text")
-    follower.target.apply_in_order(inserted(follower.target.plan(shape("text")), "2", "007"))
+    follower.target.apply_in_order(inserted(follower.target.plan(shape("text"), []), "2", "007"))
     follower.commit(6)
     assert rows_of(follower.dsn, "SELECT x FROM u ORDER BY id") == [("7",), ("007",)]
 
@@ -265,7 +269,7 @@ def test_a_partition_that_somebody_works_on_is_needed_by_its_own_rows_only(follo
         "CREATE TABLE young PARTITION OF p FOR VALUES FROM (10) TO (20)",
         "INSERT INTO p VALUES (10, 'x'), (11, 'x')",
     )
-    plan = follower.target.plan(TableSchema(TableId("public", "p"), ReplicaIdentity.DEFAULT, COLUMNS))
+    plan = follower.target.plan(described("p"), [])
     follower.commit(5)
     with psycopg.connect(follower.dsn, options="-c session_replication_role=replica") as worker:
         worker.execute("LOCK TABLE ONLY old")
@@ -281,6 +285,25 @@ def test_a_partition_that_somebody_works_on_is_needed_by_its_own_rows_only(follo
     follower.target.rollback()
     with pytest.raises(DivergenceError, match=r"insert on public.*23505"):
         follower.target.apply_in_order([(plan, updated), *inserted(plan, "11", "x"), (plan, deleted)])
+
+
+def test_who_is_interrupted_after_the_last_change_of_a_partitioned_table_goes_on_later(
+    follower: Follower, monkeypatch: pytest.MonkeyPatch
+):
+    run_sql(
+        follower.dsn,
+        "CREATE TABLE p (id int PRIMARY KEY, x text) PARTITION BY RANGE (id)",
+        "CREATE TABLE p_0 PARTITION OF p DEFAULT",
+    )
+    plan = follower.target.plan(described("p"), [])
+    play_all = follower.target._play
+
+    def play_all_but_the_last(steps: Sequence[Step]) -> Outcome:
+        return Outcome(play_all(steps[:-1]).rows, psycopg.errors.QueryCanceled())
+
+    monkeypatch.setattr(follower.target, "_play", play_all_but_the_last)
+    with pytest.raises(RetryableError):
+        follower.target.apply_in_order(inserted(plan, "1", "x"))
 
 
 def test_a_backend_that_is_gone_before_the_script_is_tried_again(follower: Follower):

@@ -50,7 +50,7 @@ def effects(
     target.copied_ahead.return_value = {}
     target.open.return_value = Position(1, Lsn(1), Lsn(2), 0, 0)
 
-    def plan(schema: Any) -> TablePlan:
+    def plan(schema: Any, not_stored: Any) -> TablePlan:
         facts = {"collapsible": True, "moves_values": False, "one_by_one": False}
         own = special if schema.table.name == f"t{TABLES[0]}" else {}
         return TablePlan(schema, schema.column_names, ("id",), **{**facts, **own})
@@ -127,7 +127,7 @@ class Session:
 
     def __init__(self, log: list[bytes], end: int, comes: int, fetch: int = 1000, rows: int = 1000) -> None:
         self.target = create_autospec(PostgresTarget, instance=True)
-        self.target.plan.side_effect = lambda schema: TablePlan(
+        self.target.plan.side_effect = lambda schema, _: TablePlan(
             schema, schema.column_names, ("id",), collapsible=True, moves_values=False, one_by_one=False
         )
         self.target.apply_sets.side_effect = self._work

@@ -232,7 +232,7 @@ def _applied(log: list[bytes], alike_before_run: int | None, fetch: int) -> list
     target = create_autospec(PostgresTarget, instance=True)
     target.copied_ahead.return_value = {}
     target.open.return_value = Position(1, Lsn(1), Lsn(2), 0, 0)
-    target.plan.side_effect = lambda schema: TablePlan(schema, schema.column_names, ("id",), True, False, False)
+    target.plan.side_effect = lambda schema, _: TablePlan(schema, schema.column_names, ("id",), True, False, False)
     done: list[Any] = []
     target.apply_in_order.side_effect = lambda steps: done.extend(change for _, change in steps)
     target.commit.side_effect = lambda position, _: done.append(position)
