@@ -49,7 +49,7 @@ def served(
 
 class Readiness:
     """Healthy, and not behind by more than `within` seconds: the log behind the leader for capture, the follower behind
-    the log for an applier. One that stands by, or whose node leads, has nothing to catch up with."""
+    the log for an applier. One that rests has nothing to catch up with."""
 
     def __init__(self, health: Health, meter: CaptureMeter | ApplyMeter, within: float) -> None:
         self._health = health
@@ -57,8 +57,6 @@ class Readiness:
         self._within = within
 
     def lag_seconds(self) -> float:
-        if self._health.condition().state in ("standing by", "leading"):
-            return 0.0
         return (
             self._meter.freshness.lag_seconds() if isinstance(self._meter, CaptureMeter) else self._meter.lag_seconds()
         )

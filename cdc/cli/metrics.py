@@ -204,7 +204,8 @@ def document() -> str:
         "",
         "What `--http HOST:PORT` of a daemon serves at `/metrics`. Made by `python -m cdc.cli.metrics`: do not edit it",
         "here. Values are read when they are asked for; counters are those of the process. What lag means: `lag.md`.",
-        "Memory, CPU and open files of the process come beside them, as `process_...`.",
+        "Memory, CPU and open files of the process come beside them, as `process_...`. A daemon that rests",
+        "(`standing by`, `leading`) is behind by 0, and has neither epoch nor LSNs, and nothing of slot and topic.",
     ]
     for title, labels, rows in parts:
         lines += ["", f"## {title}", "", f"Labels: {labels}.", "", "| metric | kind | meaning |", "| --- | --- | --- |"]

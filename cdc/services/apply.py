@@ -180,6 +180,7 @@ class ApplyService:
             if not told:
                 log.info("this node leads, or has led and did not rejoin; waiting until it follows")
                 told = True
+            self._meter.rests()
             self._health.works("leading")
             progress()
             self._while_leading()

@@ -201,6 +201,7 @@ class CaptureService:
                 self._check_fenced(own, newest)
                 log.info("another node leads, standing by", leader=newest.leader, epoch=newest.epoch)
                 known_epoch = newest.epoch
+            self._meter.rests()
             self._health.works("standing by")
             progressed()
             if stop.wait(_STANDBY_SECONDS):

@@ -42,6 +42,11 @@ class Freshness:
         self._beats.clear()
         self._begun_at = None
 
+    def rests(self) -> None:
+        """Another capture feeds the log: how stale that is, is not known here."""
+        self._beats.clear()
+        self._stale_since = self._begun_at = None
+
     def beat_begins(self) -> None:
         if self._begun_at is None:
             self._begun_at = self._clock()
@@ -94,6 +99,13 @@ class CaptureMeter:
         """What the guardian saw."""
         self.slot, self.topic = slot, topic
 
+    def rests(self) -> None:
+        """It stands by: what it knew is of a leader that is none any more, and of a slot that may be gone. Said again
+        and again, because threads of the session before may end late."""
+        self.epoch = self.received_lsn = self.durable_lsn = self.in_flight_bytes = 0
+        self.slot = self.topic = None
+        self.freshness.rests()
+
 
 class ApplyMeter:
     """Of one follower; totals are since the process began."""
@@ -144,6 +156,11 @@ class ApplyMeter:
     def ended(self) -> None:
         """A session is over: from here on what the follower shows ages."""
         self._is_fresh = False
+
+    def rests(self) -> None:
+        """Its node leads: it shows what the log does not hold yet, and is behind nothing."""
+        self.position = self._goal = None
+        self.lag_records, self._is_fresh = 0, False
 
     def lag_seconds(self) -> float:
         """How old what the follower shows is, when that is not all that the log holds; else zero.

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -20,7 +21,8 @@ from cdc.local.ports import free_port
 from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.support.bank import BANK, Bank
-from tests.support.pipeline import FOLLOWER, Pipeline, run_sql
+from tests.support.pipeline import FOLLOWER, LEADER, Pipeline, run_sql
+from tests.support.promotion import promote
 from tests.support.watched import APPLY
 
 TABLE = "CREATE TABLE note (id serial PRIMARY KEY, text text)"
@@ -35,9 +37,11 @@ class Served:
         self.pipeline = pipeline
         self.ports = {name: free_port() for name in ("capture", APPLY)}
 
-    def start(self, *options: str) -> Served:
+    def start(self, *options: str, node: str | None = None) -> Served:
+        """`node` is the one that capture is bound to."""
         start = self.pipeline.group.start_command
-        start("capture", "capture", "--http", self.address("capture"), *options)
+        bound = ["--node", node] if node else []
+        start("capture", "capture", "--http", self.address("capture"), *bound, *options)
         start(APPLY, "apply", "--follower", FOLLOWER, "--http", self.address(APPLY), *options)
         return self
 
@@ -176,6 +180,33 @@ def test_the_page_shows_the_group_in_a_browser(served: Served, tmp_path: Path):
     assert shown, done.stdout + done.stderr[-2000:]
     for text in ("us-east", "capture", "streaming", "log", FOLLOWER, "applying"):
         assert f">{text}<" in shown[0]
+
+
+def test_daemons_that_rest_after_a_switchover_are_behind_by_nothing(pipelines: Pipelines):
+    # Given a capture that is bound to the leader, and an applier of the node that will lead.
+    pipeline = pipelines.new(TABLE).init().bootstrap()
+    group = Served(pipeline).start(node=LEADER)
+    group.says("capture", "/readyz", 200)
+    group.says(APPLY, "/readyz", 200)
+    assert wait_for(lambda: "cdc_slot_retained_bytes" in group.metrics("capture"), seconds=PATIENCE_SECONDS)
+    assert "cdc_apply_epoch" in group.metrics(APPLY)
+
+    # When that node is promoted.
+    promote(pipeline, FOLLOWER)
+    rest = {"capture": "standing by", APPLY: "leading"}
+    assert wait_for(
+        lambda: all(group.says(daemon, "/readyz", 200)["state"] == rest[daemon] for daemon in rest),
+        seconds=PATIENCE_SECONDS,
+    )
+    time.sleep(3)
+
+    # Then both are behind by nothing, and speak of no leader and slot that are none any more.
+    capture, apply = group.metrics("capture"), group.metrics(APPLY)
+    behind = ("cdc_capture_lag_seconds", "cdc_capture_lag_bytes", "cdc_apply_lag_seconds", "cdc_apply_lag_records")
+    assert [{**capture, **apply}[name] for name in behind] == [0, 0, 0, 0]
+    assert [name for name in capture if name.startswith(("cdc_slot_", "cdc_log_")) or name.endswith("_epoch")] == []
+    assert "cdc_apply_committed_timestamp_seconds" not in apply
+    assert "cdc_apply_epoch" not in apply
 
 
 @pytest.mark.long

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from cdc.capture_ports import SlotFacts, TopicFacts
 from cdc.cli.http_pages import Readiness, told
+from cdc.cli.metrics import Daemon, registry
 from cdc.errors import BlockedError, RetryableError
 from cdc.events.position import Position
 from cdc.protocol.lsn import Lsn
 from cdc.services.health import SILENT_SECONDS, Health
 from cdc.services.meters import ApplyMeter, CaptureMeter, Freshness
+
+SLOT = SlotFacts("pgoutput", "shop", False, 1, None, Lsn(5), Lsn(1), "reserved", None, 10, 20)
+TOPIC = TopicFacts("id", 1, "delete", 1_000_000, 3_600_000)
 
 
 class Clock:
@@ -219,9 +224,45 @@ def test_ready_is_healthy_and_not_too_far_behind():
 
 def test_who_stands_by_has_nothing_to_catch_up_with():
     clock = Clock()
-    health, meter = Health(clock), CaptureMeter(freshness=Freshness(clock))
+    health, meter = Health(clock), CaptureMeter(epoch=1, received_lsn=30, durable_lsn=20, freshness=Freshness(clock))
+    meter.looked_at(SLOT, TOPIC)
     meter.freshness.begin(1000.0)
-    health.works("standing by")
-    assert Readiness(health, meter, 1.0).is_ready()
     health.works("streaming")
     assert not Readiness(health, meter, 1.0).is_ready()
+    assert shown(meter, "cdc_slot_safe_bytes") == 10
+    meter.freshness.end()
+    meter.rests()
+    health.works("standing by")
+    clock.now += 3600
+    health.turn()
+    assert Readiness(health, meter, 1.0).is_ready()
+    assert shown(meter, "cdc_capture_lag_seconds") == shown(meter, "cdc_capture_lag_bytes") == 0
+    gone = "cdc_capture_epoch", "cdc_slot_retained_bytes", "cdc_slot_safe_bytes", "cdc_log_retention_seconds"
+    assert [shown(meter, name) for name in gone] == [None] * 4
+    meter.freshness.begin(5.0)
+    assert meter.freshness.lag_seconds() == 5.0, "it leads again"
+
+
+def test_an_applier_whose_node_leads_has_nothing_to_catch_up_with():
+    clock = Clock()
+    health, meter = Health(clock), applier(clock)
+    meter.begin(position(int(990e6)))
+    meter.follows(8, 11)
+    meter.ended()
+    meter.rests()
+    health.works("leading")
+    clock.now += 3600
+    health.turn()
+    assert Readiness(health, meter, 1.0).is_ready()
+    assert shown(meter, "cdc_apply_lag_seconds") == shown(meter, "cdc_apply_lag_records") == 0
+    assert shown(meter, "cdc_apply_committed_timestamp_seconds") is None, "nobody waits for what it had as a follower"
+    assert shown(meter, "cdc_apply_epoch") is None
+    meter.begin(position(int(4000e6)))
+    assert meter.lag_seconds() == 600.0, "it follows again"
+
+
+def shown(meter: CaptureMeter | ApplyMeter, name: str) -> float | None:
+    """What is served of it."""
+    made = registry("shop", Daemon(Health(), lambda: True), meter, "eu-west" if isinstance(meter, ApplyMeter) else None)
+    found = [sample.value for family in made.collect() for sample in family.samples if sample.name == name]
+    return found[0] if found else None
