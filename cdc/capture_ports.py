@@ -65,6 +65,8 @@ class SlotFacts:
     """max_slot_wal_keep_size; None without a limit."""
     heard_of: str | None = None
     """When the server last heard of the process that uses the slot; None where our role may not know it."""
+    retained_bytes: int | None = None
+    """WAL that the server keeps for it; None when it is lost, or the server is a standby."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,8 +80,9 @@ CAPTURE: tuple[Measure[CaptureMeter], ...] = (
     Measure("cdc_capture_transactions_total", "Transactions published, heartbeats included.", lambda m: m.transactions),
     Measure(
         "cdc_slot_retained_bytes",
-        "WAL that the leader keeps for the slot, as of the last look (every 5 s).",
-        lambda m: max(0, m.received_lsn - m.slot.restart_lsn) if m.slot else None,
+        "WAL that the leader keeps for the slot, as of the last look (every 5 s, while Kafka does not answer up to a "
+        "minute).",
+        lambda m: m.slot.retained_bytes if m.slot else None,
     ),
     Measure(
         "cdc_slot_safe_bytes",

@@ -152,7 +152,7 @@ class CaptureService:
             self._await_promotion(leader, newest, stop)
             identity = check_identity(leader.identity(self._settings.group), stream.identify(), self._place)
             topic = self._topic.describe()
-            guardian = Guardian(lambda: self._leader(node), self._topic, identity, self._place, self._meter.looked_at)
+            guardian = Guardian(lambda: self._leader(node), self._topic, identity, self._place, self._meter)
             guardian.inspect(leader, topic)
             if not self._acquire(leader, stream, stop):
                 return

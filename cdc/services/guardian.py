@@ -21,11 +21,11 @@ from cdc.capture_ports import (
     LogTopic,
     Publication,
     PublishedTable,
-    SlotFacts,
     TopicFacts,
 )
 from cdc.errors import CdcError, PublicationError, TerminalError
 from cdc.retry import Backoff
+from cdc.services.meters import CaptureMeter
 from cdc.services.resume import Place, check_slot, check_topic
 
 log = structlog.get_logger(__name__)
@@ -128,10 +128,10 @@ class Guardian:
         topic: LogTopic,
         identity: LeaderIdentity,
         place: Place,
-        looked_at: Callable[[SlotFacts, TopicFacts], None] = lambda slot, topic: None,
+        meter: CaptureMeter | None = None,
     ) -> None:
-        """`connect` gives a connection for this thread alone; `looked_at` gets what each look saw."""
-        self._looked_at = looked_at
+        """`connect` gives a connection for this thread alone; `meter` gets what each look saw."""
+        self._meter = meter or CaptureMeter()
         self._connect = connect
         self._topic = topic
         self._identity = identity
@@ -156,20 +156,27 @@ class Guardian:
 
     def inspect(self, leader: LeaderDatabase, topic: TopicFacts) -> None:
         """One look. Raises TerminalError; warns in the log of what may become one."""
+        self._inspect_leader(leader)
+        self._inspect_topic(topic)
+
+    def _inspect_leader(self, leader: LeaderDatabase) -> None:
         leader.check_primary()
         look = leader.look(self._identity.group, self._place.slot)
         slot = check_slot(look.slot, self._place, look.slot_made_lsn)
-        self._looked_at(slot, topic)
+        self._meter.slot = slot
         check_publication(look, self._place)
-        check_topic(self._identity, topic, self._place)
         warning = slot_warning(slot.wal_status, slot.safe_wal_bytes, slot.wal_keep_bytes)
         self._warn(warning, slot=self._place.slot, wal_status=slot.wal_status)
-        for text in topic_warnings(topic).values():
-            self._warn(text, topic=self._place.topic)
         if look.expected is None:
             self._warn("what is published is not written down, so changes of it go unseen: run cdc init again")
         for table in added_tables(look)[:5]:
             self._warn("a table was added to the publication: run cdc init, then bootstrap the followers", table=table)
+
+    def _inspect_topic(self, topic: TopicFacts) -> None:
+        self._meter.topic = topic
+        check_topic(self._identity, topic, self._place)
+        for text in topic_warnings(topic).values():
+            self._warn(text, topic=self._place.topic)
 
     def _warn(self, text: str | None, **facts: object) -> None:
         now = time.monotonic()
@@ -196,7 +203,8 @@ class Guardian:
         try:
             while not self._stop.wait(_CONFIRM_SECONDS if suspected else LOOK_SECONDS):
                 try:
-                    self.inspect(leader, self._topic.describe())
+                    self._inspect_leader(leader)  # first: the slot keeps most while Kafka does not answer
+                    self._inspect_topic(self._topic.describe())
                     suspected = False
                 except TerminalError as error:
                     if suspected:

@@ -93,11 +93,8 @@ class CaptureMeter:
     durable_lsn: int = 0
     slot: SlotFacts | None = None
     topic: TopicFacts | None = None
+    """Both as the guardian saw them last."""
     freshness: Freshness = field(default_factory=Freshness)
-
-    def looked_at(self, slot: SlotFacts, topic: TopicFacts) -> None:
-        """What the guardian saw."""
-        self.slot, self.topic = slot, topic
 
     def rests(self) -> None:
         """It stands by: what it knew is of a leader that is none any more, and of a slot that may be gone. Said again

@@ -21,7 +21,8 @@ def slot_facts(conn: psycopg.Connection, name: str, where: str) -> SlotFacts | N
         row = conn.execute(_facts_query(conn), (name,)).fetchone()
     if row is None:
         return None
-    plugin, database, temporary, active_pid, active_for, confirmed, restart, wal_status, reason, safe, keep, heard = row
+    (plugin, database, temporary, active_pid, active_for, confirmed, restart, wal_status, reason, safe, keep, heard,
+     retained) = row  # fmt: skip
     return SlotFacts(
         plugin=plugin,
         database=database,
@@ -35,6 +36,7 @@ def slot_facts(conn: psycopg.Connection, name: str, where: str) -> SlotFacts | N
         safe_wal_bytes=safe,
         wal_keep_bytes=keep,
         heard_of=heard,
+        retained_bytes=retained,
     )
 
 
@@ -67,7 +69,9 @@ def _facts_query(conn: psycopg.Connection) -> str:
                a.application_name || coalesce(' from ' || host(a.client_addr), ''),
                s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status, {reason},
                s.safe_wal_size, (SELECT setting::bigint * 1048576 FROM pg_catalog.pg_settings
-                                 WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1'), r.reply_time::text
+                                 WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1'), r.reply_time::text,
+               CASE WHEN NOT pg_is_in_recovery()
+                    THEN pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint END
         FROM pg_catalog.pg_replication_slots s
         LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
         LEFT JOIN pg_catalog.pg_stat_replication r ON r.pid = s.active_pid

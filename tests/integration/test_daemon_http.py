@@ -21,11 +21,12 @@ from cdc.local.ports import free_port
 from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.support.bank import BANK, Bank
-from tests.support.pipeline import FOLLOWER, LEADER, Pipeline, run_sql
+from tests.support.pipeline import FOLLOWER, LEADER, QUICK_HEARTBEAT, Pipeline, run_sql
 from tests.support.promotion import promote
-from tests.support.watched import APPLY
+from tests.support.watched import APPLY, MEGABYTE
 
 TABLE = "CREATE TABLE note (id serial PRIMARY KEY, text text)"
+TWENTY_MEGABYTES = "INSERT INTO note (text) SELECT repeat(md5(i::text), 32) FROM generate_series(1, 20480) i"
 NOTICED_SECONDS = 30.0
 PATIENCE_SECONDS = 60.0
 
@@ -207,6 +208,34 @@ def test_daemons_that_rest_after_a_switchover_are_behind_by_nothing(pipelines: P
     assert [name for name in capture if name.startswith(("cdc_slot_", "cdc_log_")) or name.endswith("_epoch")] == []
     assert "cdc_apply_committed_timestamp_seconds" not in apply
     assert "cdc_apply_epoch" not in apply
+
+
+def test_what_the_slot_keeps_is_told_while_kafka_takes_nothing(
+    pipelines: Pipelines, own_kafka: Callable[[], KafkaServer]
+):
+    # Given a capture that reads no further once four megabytes are under way.
+    kafka = own_kafka().start()
+    limit = f"{QUICK_HEARTBEAT}\nmax_in_flight_bytes = {4 * MEGABYTE}"
+    pipeline = pipelines.new(TABLE, kafka_server=kafka, extra=limit).init().bootstrap()
+    group = Served(pipeline).start()
+    group.says("capture", "/readyz", 200)
+    kafka.kill()
+    began = time.monotonic()
+
+    def keeps() -> float:
+        return group.metrics("capture")["cdc_slot_retained_bytes"]
+
+    # When the leader goes on, then it is seen how much WAL it keeps, and that it keeps less afterwards.
+    for most in (40 * MEGABYTE, 80 * MEGABYTE):
+        assert keeps() < most
+        pipeline.execute(*[TWENTY_MEGABYTES] * 3)
+        while keeps() < most:
+            assert time.monotonic() - began < 2 * PATIENCE_SECONDS, pipeline.group.tail_of_logs()
+            time.sleep(0.5)
+    kafka.start()
+    pipeline.catch_up()
+    pipeline.execute("CHECKPOINT")
+    assert wait_for(lambda: keeps() < 40 * MEGABYTE, seconds=PATIENCE_SECONDS)
 
 
 @pytest.mark.long

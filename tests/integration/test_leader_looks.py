@@ -46,6 +46,10 @@ def test_a_standby_that_lacks_the_slot_is_not_a_slot_that_is_lost(own_postgres: 
     server = own_postgres(settings={"wal_level": "logical", "hot_standby": "on"})
     with Leader(server.dsn(), "test", "us-east") as leader:
         leader.check_primary()
+        run_sql(server.dsn(), "SELECT pg_create_physical_replication_slot('other', true)", "CREATE TABLE t (id int)")
+        found = leader.slot("other")
+        assert found is not None
+        assert found.retained_bytes
     server.stop()
     signal = server.data_dir / "standby.signal"
     signal.touch()
@@ -59,3 +63,7 @@ def test_a_standby_that_lacks_the_slot_is_not_a_slot_that_is_lost(own_postgres: 
         pytest.raises(RetryableError, match="this server is a standby"),
     ):
         guardian.inspect(leader, cast(Any, None))
+    with Leader(server.dsn(), "test", "us-east") as leader:
+        found = leader.slot("other")
+        assert found is not None
+        assert found.retained_bytes is None, "it writes no WAL"

@@ -12,9 +12,9 @@ from cdc.services.guardian import Guardian
 
 
 class Broken:
-    """A leader's database, and a topic whose description fails as no code of ours expects."""
+    """A leader's database, which fails as no code of ours expects."""
 
-    def describe(self) -> Any:
+    def check_primary(self) -> None:
         raise OSError("nobody expects this")
 
     def close(self) -> None:

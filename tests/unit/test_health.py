@@ -13,7 +13,7 @@ from cdc.protocol.lsn import Lsn
 from cdc.services.health import SILENT_SECONDS, Health
 from cdc.services.meters import ApplyMeter, CaptureMeter, Freshness
 
-SLOT = SlotFacts("pgoutput", "shop", False, 1, None, Lsn(5), Lsn(1), "reserved", None, 10, 20)
+SLOT = SlotFacts("pgoutput", "shop", False, 1, None, Lsn(5), Lsn(1), "reserved", None, 10, 20, None, 7)
 TOPIC = TopicFacts("id", 1, "delete", 1_000_000, 3_600_000)
 
 
@@ -225,11 +225,11 @@ def test_ready_is_healthy_and_not_too_far_behind():
 def test_who_stands_by_has_nothing_to_catch_up_with():
     clock = Clock()
     health, meter = Health(clock), CaptureMeter(epoch=1, received_lsn=30, durable_lsn=20, freshness=Freshness(clock))
-    meter.looked_at(SLOT, TOPIC)
+    meter.slot, meter.topic = SLOT, TOPIC
     meter.freshness.begin(1000.0)
     health.works("streaming")
     assert not Readiness(health, meter, 1.0).is_ready()
-    assert shown(meter, "cdc_slot_safe_bytes") == 10
+    assert (shown(meter, "cdc_slot_safe_bytes"), shown(meter, "cdc_slot_retained_bytes")) == (10, 7)
     meter.freshness.end()
     meter.rests()
     health.works("standing by")

@@ -37,9 +37,9 @@ def names_in(text: str) -> set[str]:
 
 def exposed() -> str:
     """What both daemons serve when everything is known."""
-    slot = SlotFacts("pgoutput", "shop", False, 1, None, Lsn(5), Lsn(1), "reserved", None, 10, 20)
-    capture = CaptureMeter(epoch=1, received_lsn=10, durable_lsn=9)
-    capture.looked_at(slot, TopicFacts("id", 1, "delete", 1_000_000, 3_600_000))
+    slot = SlotFacts("pgoutput", "shop", False, 1, None, Lsn(5), Lsn(1), "reserved", None, 10, 20, None, 7)
+    topic = TopicFacts("id", 1, "delete", 1_000_000, 3_600_000)
+    capture = CaptureMeter(epoch=1, received_lsn=10, durable_lsn=9, slot=slot, topic=topic)
     apply = ApplyMeter()
     apply.committed(Position(1, Lsn(5), Lsn(9), 1_000_000, 3), 7, 100)
     daemon = Daemon(Health(), lambda: True)
