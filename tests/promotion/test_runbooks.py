@@ -180,6 +180,53 @@ def test_two_leaders_become_one(pipelines: Pipelines, tmp_path: Path):
     assert b"only there" in (tmp_path / "us-east-tail.jsonl").read_bytes()
 
 
+def test_slot_in_danger_names_what_holds_the_slot_and_nobody_else(own_postgres: OwnPostgres):
+    # Given a slot, and a session that has been reading for long.
+    server = own_postgres(settings={"wal_level": "logical", "max_prepared_transactions": "2"})
+    shop, neighbour = server.create_database("shop"), server.create_database("neighbour")
+    for dsn in (shop, neighbour):
+        run_sql(dsn, TABLES[0])
+    run_sql(shop, "SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
+    sessions, prepared = ("\n".join(b.lines) for b in blocks("slot-in-danger.md") if b.language == "sql")
+
+    def named() -> tuple[list[object], list[object]]:
+        """By the runbook's queries, without the ten minutes."""
+        now = sessions.replace("10 min", "0 min")
+        assert now != sessions
+        return [row[0] for row in rows_of(shop, now)], [row[0] for row in rows_of(shop, prepared)]
+
+    def moves(seconds: float) -> bool:
+        """Whether the slot gives up WAL that is written now, once all is confirmed."""
+        written = rows_of(shop, "SELECT pg_current_wal_lsn()")[0][0]
+
+        def moved() -> bool:
+            run_sql(shop, "CHECKPOINT", "SELECT pg_replication_slot_advance('s', pg_current_wal_lsn())")
+            return rows_of(shop, f"SELECT restart_lsn > '{written}' FROM pg_replication_slots") == [(True,)]
+
+        return wait_for(moved, seconds=seconds)
+
+    with psycopg.connect(shop) as reader, psycopg.connect(neighbour) as writer:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT FROM item")
+        assert moves(30)
+        assert named() == ([], [])
+
+        # Then one that has written, in another database, holds it and is named, until it ends.
+        writer.execute("INSERT INTO item VALUES (1, 'x')")
+        assert not moves(3)
+        assert named() == ([writer.info.backend_pid], [])
+        writer.rollback()
+        assert moves(30)
+
+        # And so is one that is prepared, which is in no session.
+        writer.execute("INSERT INTO item VALUES (1, 'x')")
+        writer.execute("PREPARE TRANSACTION 'two phases'")
+        assert not moves(3)
+        assert named() == ([], ["two phases"])
+        run_sql(neighbour, "ROLLBACK PREPARED 'two phases'")
+        assert moves(30)
+
+
 @pytest.mark.parametrize("document", [*RUNBOOKS, ROOT / "README.md"], ids=lambda path: path.name)
 def test_every_command_that_is_named_exists(document: Path):
     text = document.read_text()
