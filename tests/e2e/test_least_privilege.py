@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -105,7 +106,8 @@ def test_roles_that_own_their_databases_are_promoted_and_demoted(
             pipeline.assert_all_equal(name)
 
 
-SCRIPTS = Path(__file__).parents[2] / "ops" / "roles"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "ops" / "roles"
 SCRIPT_DDL = (
     "CREATE TABLE item (id serial PRIMARY KEY, v text, big text)",
     "ALTER TABLE item ALTER big SET STORAGE EXTERNAL",
@@ -237,6 +239,39 @@ def test_the_roles_of_the_scripts_replicate(scripted: Pipeline, roles: Roles, po
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
         run_sql(follower, writable, "INSERT INTO joined VALUES (3, 'z')")
     pipeline.run("lag")
+
+
+def test_what_keeps_rows_out_of_the_log_of_a_followers_server(
+    scripted: Pipeline, roles: Roles, follower_server: PostgresServer, postgres_version: int
+):
+    follower, applier = scripted.followers[FOLLOWER], f"apply {FOLLOWER}"
+    writable = "SET default_transaction_read_only = off"
+
+    def logged(value: str, rows: int) -> str:
+        """By the follower's server, of so many rows with that value, the last of which stops the applier."""
+        run_sql(follower, writable, "ALTER TABLE item ADD CONSTRAINT few CHECK (id < 100000)")
+        known = len(follower_server.log_path.read_text())
+        scripted.execute(f"INSERT INTO item SELECT 100000 - {rows} + i, '{value}' FROM generate_series(1, {rows}) i")
+        assert scripted.ends(applier) == 4
+        told = follower_server.log_path.read_text()[known:]
+        run_sql(follower, writable, "ALTER TABLE item DROP CONSTRAINT few")
+        scripted.start_apply()
+        scripted.execute("DELETE FROM item WHERE id > 90000")
+        scripted.catch_up()
+        return told
+
+    for rows in (1, 1000):
+        assert "in-the-log" in logged("in-the-log", rows)
+
+    (told,) = re.findall(r"```sql\n(.*?)```", (ROOT / "ops" / "reference" / "security.md").read_text(), re.DOTALL)
+    run_sql(follower, *told.replace("cdc_apply", sql.Identifier(roles.apply).as_string(None)).splitlines())
+    assert scripted.group.stop(applier) == 0
+    scripted.start_apply()
+    for rows in (1, 1000):
+        told = logged("kept-out", rows)
+        assert 'violates check constraint "few"' in told
+        assert "kept-out" not in told
+    scripted.assert_equal("public.")
 
 
 def test_the_roles_of_the_scripts_may_no_more(scripted: Pipeline, roles: Roles, postgres_version: int):
