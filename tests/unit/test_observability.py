@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import shutil
@@ -17,10 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from cdc.capture_ports import SlotFacts, TopicFacts
 from cdc.cli import metrics
 from cdc.cli.metrics import Daemon, registry
+from cdc.errors import RetryableError
 from cdc.events.position import Position
+from cdc.ports import FollowerFacts, Leadership
 from cdc.protocol.lsn import Lsn
 from cdc.services.health import Health
 from cdc.services.meters import ApplyMeter, CaptureMeter
+from cdc.services.status import node_status
 
 ROOT = Path(__file__).parents[2]
 ALERTS = sorted((ROOT / "ops" / "alerts").glob("*.yaml"))
@@ -81,6 +85,25 @@ def test_alerts_and_documents_name_metrics_that_there_are():
     documents = [*REFERENCE.glob("*.md"), *(ROOT / "ops" / "runbooks").glob("*.md"), ROOT / "README.md"]
     for file in (*ALERTS, *documents):
         assert names_in(file.read_text()) <= set(metrics.names()), file.name
+
+
+def follower_states() -> Iterator[str]:
+    """All that there are."""
+    for old, flags in itertools.product((None, 2), itertools.product((False, True), repeat=4)):
+        closed, applier, blocked, diverged = flags
+        since = {"diverged_since": "then" if diverged else None, "blocked_since": "then" if blocked else None}
+        facts = FollowerFacts(
+            Leadership(old, closed, None), "", "", "backend 1" if applier else None, blocked=None, decisions=(), **since
+        )
+        yield node_status("eu-west", facts, leads=False).state
+    yield node_status("eu-west", RetryableError("lost"), leads=False).state
+
+
+def test_every_state_of_a_follower_is_in_the_reference():
+    told = (REFERENCE / "lag.md").read_text()
+    states = {state.replace("eu-west", "NAME").replace("epoch 2", "epoch N") for state in follower_states()}
+    assert len(states) == 9
+    assert [state for state in sorted(states) if f"`{state}`" not in told] == []
 
 
 def test_every_alert_has_a_runbook():
