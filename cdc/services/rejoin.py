@@ -9,10 +9,9 @@ point becomes the node's position. All other rows are the same on both: nobody h
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -32,6 +31,7 @@ from cdc.log.records import parse
 from cdc.log.tail import LogTail
 from cdc.promotion_ports import STALE, EpochStart, PromotionLog, PromotionNode
 from cdc.protocol.lsn import Lsn
+from cdc.services.kept_file import kept
 
 _BOOTSTRAP = "empty the database and bootstrap it"
 _READ_BYTES = 1 << 20
@@ -255,9 +255,9 @@ class Rejoin:
     # the tail
 
     def _export(self, ends: _Ends, upto: Lsn, file: Path | None, touched: TouchedRows, takeover: Takeover) -> int:
-        """Write the tail to `file`, which is only made when there is one; how many transactions changed rows."""
+        """Keep the tail in `file`, which is only made when there is one; how many transactions changed rows."""
         transactions, changes_before = 0, 0
-        with _only_when_filled(file) as out:
+        with kept(file) if file else nullcontext(io.BytesIO()) as out:
             batch: list[Change] = []
             for key, event in self._tail_events(ends, upto):
                 touched.add(key, event)
@@ -347,24 +347,6 @@ def _check_slot(slot: SlotFacts | None, name: str, before: LogTail, node: str) -
             _BOOTSTRAP,
             node,
         )
-
-
-@contextmanager
-def _only_when_filled(file: Path | None) -> Iterator[BinaryIO]:
-    """`file`, made durable when something was written; no other file is ever replaced. None: nothing is kept."""
-    if file is None:
-        yield io.BytesIO()
-        return
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("wb") as out:
-        yield out
-        out.flush()
-        os.fsync(out.fileno())
-        filled = out.tell() > 0
-    if filled:
-        partial.rename(file)
-    else:
-        partial.unlink()
 
 
 def _write_both(out: BinaryIO, batch: Sequence[Change], takeover: Takeover) -> None:

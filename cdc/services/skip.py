@@ -6,12 +6,10 @@ together with the record of who decided it. Whatever kills a run, the same comma
 
 from __future__ import annotations
 
-import filecmp
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from cdc import failpoints
 from cdc.errors import ChainGapError, CheckError, LogError
@@ -22,6 +20,7 @@ from cdc.log.parts import PartJoiner
 from cdc.log.records import foreign, parse, position_after, table_schema
 from cdc.ports import Decision, LogReader
 from cdc.protocol.lsn import Lsn
+from cdc.services.kept_file import kept
 
 _FETCH = 1000
 _WAIT_SECONDS = 5.0
@@ -68,22 +67,18 @@ def skip(
     link = _NextLink(reader, position)
     tables: set[str] = set()
     count, last = 0, None
-    partial = file.with_name(file.name + ".partial")
     events = link.events()
     first = next(events)
     _check_name(first, name, node)
-    with _created(partial) as out:
+    with kept(file) as out:
         for event in _chained(first, events):
             out.write(event.value.replace(b"\n", b" ") + b"\n")
             count, last = count + 1, event
             if event.fields["op"] in "cudt":
                 source = event.fields["source"]
                 tables.add(f"{source['schema']}.{source['table']}")
-        out.flush()
-        os.fsync(out.fileno())
     if last is None:
         raise AssertionError("a transaction has an event")
-    _keep(partial, file)
     decision = Decision("skip", reason, by, name, tuple(sorted(tables)), count, str(file.absolute()))
     failpoints.hit(failpoints.SKIP_BEFORE_COMMIT)
     target.commit(position_after(last.fields, last.meta, last.offset), link.schemas, decision)
@@ -106,39 +101,6 @@ def _check_name(first: _Event, name: TransactionName, node: str) -> None:
 def _chained(first: _Event, others: Iterator[_Event]) -> Iterator[_Event]:
     yield first
     yield from others
-
-
-def _created(path: Path) -> BinaryIO:
-    """Only for its owner: it holds the values of rows."""
-    try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _keep(partial: Path, file: Path) -> None:
-    """Under its own name, durably. A file of that name stays, and is right when it holds the same."""
-    try:
-        try:
-            os.link(partial, file)
-        except FileExistsError as error:
-            if not filecmp.cmp(partial, file, shallow=False):
-                raise CheckError(
-                    "the file exists and holds something else", "name another one by --file", str(file)
-                ) from error
-        finally:
-            partial.unlink()
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise _unwritable(file, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> CheckError:
-    return CheckError(f"the file cannot be written: {error.strerror}", "name another one by --file", str(path))
 
 
 class _NextLink:

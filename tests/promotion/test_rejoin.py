@@ -88,6 +88,8 @@ def test_its_tail_is_exported_and_its_rows_become_the_leaders(
     assert changed["7"]["event"]["after"]["v"] == "only there"
     assert changed["7"]["leader_row"]["v"] == "changed"
     assert changed["1001"]["leader_row"]["v"] == "new leader"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.glob("tail*")] == [file.name]
     assert rows_of(old, "SELECT * FROM item ORDER BY id") == before
 
     # When the operator says so, then it follows, and holds what the leader holds.

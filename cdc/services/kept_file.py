@@ -1,0 +1,58 @@
+"""A file with rows that no node will hold: what `cdc skip` leaves out, what only a node has that rejoins."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from cdc.errors import CheckError
+
+_REMEDY = "name another one by --file"
+
+
+@contextmanager
+def kept(file: Path) -> Iterator[BinaryIO]:
+    """What the block writes is in `file`, durably, once it has ended; a block that fails or writes nothing leaves none.
+
+    A file of that name stays, and is right when it holds the same. Raises CheckError when it holds something else, and
+    when the file cannot be written.
+    """
+    partial = file.with_name(file.name + ".partial")
+    try:
+        out = _created(partial)
+        try:
+            with out:
+                yield out
+                out.flush()
+                os.fsync(out.fileno())
+                filled = out.tell() > 0
+            if filled:
+                _link(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckError(f"the file cannot be written: {error.strerror}", _REMEDY, str(file)) from error
+
+
+def _created(partial: Path) -> BinaryIO:
+    """Only for its owner: it holds the values of rows."""
+    partial.unlink(missing_ok=True)  # of a run that was killed
+    return os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _link(partial: Path, file: Path) -> None:
+    """Under its own name, too, as a rename does that replaces no file."""
+    try:
+        os.link(partial, file)
+    except FileExistsError as error:
+        if not filecmp.cmp(partial, file, shallow=False):
+            raise CheckError("the file exists and holds something else", _REMEDY, str(file)) from error
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
