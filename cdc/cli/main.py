@@ -89,6 +89,12 @@ def main() -> None:
         # Not translated where it happened, which is a bug; its text may hold values of rows.
         click.echo(f"cdc: unexpected database error {type(error).__name__} ({error.sqlstate})", err=True)
         sys.exit(CdcError.exit_code)
+    except OSError as error:
+        # The same. That whoever reads a pipe went away is no error: click ends quietly then.
+        what = f"unexpected {type(error).__name__}: {error.strerror or 'it says no more'}"
+        where = str(error.filename) if error.filename is not None else None
+        click.echo(f"cdc: {CdcError(what, where=where)}", err=True)
+        sys.exit(CdcError.exit_code)
 
 
 def _usage(error: click.ClickException) -> ConfigError:

@@ -17,7 +17,7 @@ from cdc.cli.options import config_option, json_option
 from cdc.cli.wiring import group
 from cdc.cli.wiring.promote import promotion as promotion_of
 from cdc.config import Settings, load
-from cdc.errors import CheckError
+from cdc.errors import CheckError, RetryableError
 from cdc.services.promote import Hooks
 from cdc.services.promotion_report import PromotionReport, last_report
 from cdc.services.promotion_survey import PromoteOptions, Situation, Survey
@@ -84,6 +84,8 @@ def promote_command(
     settings = load(config_path)
     if follower is not None:
         settings.dsn_of(follower)
+    if report_path is not None:
+        _check_writable(report_path)
     options = PromoteOptions(group.actor(), leader_is_dead, force, grace)
     with promotion_of(settings, options, _hooks(settings), _tell) as (survey, promotion):
         if abort:
@@ -104,14 +106,38 @@ def promote_command(
     _hand_over(report, report_path, as_json)
 
 
+def _check_writable(report_path: Path) -> None:
+    """Raises CheckError. A file that is there stays as it is, and none is made that stays."""
+    try:
+        report_path.open("xb").close()
+        report_path.unlink()
+    except OSError as error:
+        if isinstance(error, FileExistsError) and os.access(report_path, os.W_OK):
+            return
+        reason = "it is there and may not be changed" if isinstance(error, FileExistsError) else error.strerror
+        raise CheckError(
+            f"the report cannot be written: {reason}", "name another file by --report", str(report_path)
+        ) from error
+
+
 def _hand_over(report: PromotionReport, report_path: Path | None, as_json: bool) -> None:
+    """Raises RetryableError behind the report that was shown when the file cannot be written."""
     text = orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2)
+    unwritten = None
     if report_path is not None:
-        report_path.write_bytes(text + b"\n")
+        try:
+            report_path.write_bytes(text + b"\n")
+        except OSError as error:
+            unwritten = RetryableError(
+                f"the promotion is complete; the report could not be written to {report_path}: {error.strerror}",
+                "repeat the command with another file: it does nothing but show the report again",
+            )
     if as_json:
         click.echo(text)
     else:
         _show_report(report)
+    if unwritten is not None:
+        raise unwritten
 
 
 def _tell(line: str) -> None:

@@ -136,8 +136,9 @@ class Rejoin:
         self._tell = tell
 
     def run(self, who: str, file: Path, *, dry_run: bool, discard_tail: bool) -> RejoinReport:
-        """Raises CheckError or SlotError when the node cannot be joined this way, and CheckError behind the export
-        when its tail is not empty and may not be discarded."""
+        """Raises CheckError or SlotError when the node cannot be joined this way, or CheckError when `file` cannot be
+        written, if possible before anything is changed; and CheckError behind the export when its tail is not empty and
+        may not be discarded."""
         tail = self._tail()
         with closing(self._node()) as node:
             state = node.state()
@@ -148,6 +149,8 @@ class Rejoin:
             self._check_node(ends)
             upto = node.wal_lsn()
             if not dry_run:
+                with kept(file):
+                    pass  # a file that cannot be written is noticed before anything is changed
                 self._tell(f"closing {node.name} for writes")
                 upto = node.fence(STALE, node.published(self._settings.slot), self._settings.grace_seconds)
                 node.release_slot(self._settings.slot)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import FOLLOWER, LEADER, QUICK_HEARTBEAT, Pipeline, rows_of
-from tests.support.promotion import LOADED, Clients, fails, promote, takes_writes
+from tests.support.promotion import LOADED, Clients, fails, takes_writes, the_line
 
 RECORD = """
 import json, os, pathlib, sys
@@ -85,4 +85,10 @@ def test_hooks_are_told_who_leads_and_their_failures_count_where_they_must(hooke
     assert "leads already" in pipeline.run("promote", "--follower", FOLLOWER)
     assert len(hooked.calls("before_open")) == 2
     hooked.fail("after_promote", on=False)
-    assert promote(pipeline, LEADER)["epoch"] == 3
+    # And one whose report cannot be written in the end shows it, and says that it is complete.
+    done = pipeline.group.run("promote", "--follower", LEADER, "--json", "--report", "/dev/full", seconds=120)
+    assert (done.returncode, json.loads(done.stdout)["epoch"]) == (3, 3), done.stderr
+    assert "the promotion is complete; the report could not be written to /dev/full: No space left" in the_line(done)
+    assert takes_writes(pipeline.nodes[LEADER])
+    pipeline.run("promote", "--follower", LEADER, "--report", str(file))
+    assert json.loads(file.read_text())["epoch"] == 3

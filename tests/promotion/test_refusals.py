@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -142,6 +143,14 @@ class TestRefusals:
     def test_a_node_that_is_not_in_the_configuration(self, pipeline: Pipeline):
         line = fails(pipeline, 2, "promote", "--follower", "nowhere")
         assert "no node nowhere" in line
+
+    @pytest.mark.parametrize("where", ["missing/report.json", "taken/report.json"])
+    def test_a_report_that_cannot_be_written(self, pipeline: Pipeline, tmp_path: Path, where: str):
+        (tmp_path / "taken").touch()
+        with nothing_changes(pipeline):
+            line = fails(pipeline, 3, "promote", "--follower", FOLLOWER, "--report", str(tmp_path / where))
+        assert f"{tmp_path / where}: the report cannot be written: " in line
+        assert rows_of(pipeline.nodes[FOLLOWER], "SELECT FROM cdc.promotion WHERE outcome IS NULL") == []
 
     def test_nothing_to_abort(self, pipeline: Pipeline):
         with nothing_changes(pipeline):

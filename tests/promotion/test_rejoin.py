@@ -13,7 +13,7 @@ from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import OwnPostgres
 from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER, Pipeline, rows_of, run_sql
-from tests.support.promotion import in_epoch, promote
+from tests.support.promotion import fails, in_epoch, promote, state_of
 
 TABLES = (
     "CREATE TABLE item (id int PRIMARY KEY, v text, big text)",
@@ -77,6 +77,13 @@ def test_its_tail_is_exported_and_its_rows_become_the_leaders(
     # When it is only looked at, then it is told what it has, and nothing changes.
     looked = json.loads(pipeline.run("rejoin", "--node", LEADER, "--dry-run", "--json"))
     assert (looked["tail_transactions"], looked["position"]) == (len(ONLY_THERE), None)
+    # When its file cannot be written, then nothing changes either.
+    (tmp_path / "taken").touch()
+    state = state_of(old)
+    for unwritable in (tmp_path / "taken" / "tail.jsonl", tmp_path / "missing" / "tail.jsonl"):
+        line = fails(pipeline, 3, "rejoin", "--node", LEADER, "--discard-tail", "--file", str(unwritable))
+        assert f"{unwritable}: the file cannot be written: " in line
+    assert state_of(old) == state
     run_sql(old, "CREATE TABLE still_open ()")
 
     # When it rejoins without more, then the tail is saved and nothing is overwritten.
