@@ -91,8 +91,10 @@ class CaptureSettings(_Section):
 
 class HookSettings(_Section):
     """Commands of the operator's own that a promotion runs, each for two minutes at most, with arguments as a shell
-    would split them; no shell runs them. Their environment names the new leader: CDC_GROUP, CDC_LEADER, CDC_EPOCH,
-    CDC_LEADER_HOST, CDC_LEADER_PORT, CDC_LEADER_DBNAME, CDC_LEADER_USER."""
+    would split them; no shell runs them. What they say goes to stderr. Their environment names the new leader:
+    CDC_GROUP, CDC_LEADER, CDC_EPOCH, CDC_LEADER_HOST, CDC_LEADER_PORT, CDC_LEADER_DBNAME, CDC_LEADER_USER. What its dsn
+    leaves out is as libpq fills it in (a dsn with `service` must name them itself). A promotion that was killed or
+    failed is continued by the same command, which may run a hook again that has run: it must be repeatable."""
 
     before_open: str | None = None
     """Runs before a promoted follower takes writes. When it fails the promotion stops there, and can go on."""

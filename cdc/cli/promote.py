@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def promote_command(
     if report_path is not None:
         _check_writable(report_path)
     options = PromoteOptions(group.actor(), leader_is_dead, force, grace)
-    with promotion_of(settings, options, _hooks(settings), _tell) as (survey, promotion):
+    with promotion_of(settings, options, hooks_of(settings), _tell) as (survey, promotion):
         if abort:
             click.echo(promotion.abort())
             return
@@ -193,9 +194,11 @@ def _show_report(report: PromotionReport) -> None:
         console.print(f"To do: {todo}")
 
 
-def _hooks(settings: Settings) -> Hooks:
+def hooks_of(settings: Settings) -> Hooks:
+    """What they say goes to stderr: stdout is the report's."""
+
     def run(command: str, name: str, epoch: int) -> None:
-        parts = group.address(settings, name)
+        parts = group.whole_address(settings, name)
         environment = {
             "CDC_GROUP": settings.group, "CDC_LEADER": name, "CDC_EPOCH": str(epoch),
             **{f"CDC_LEADER_{key.upper()}": value for key, value in parts.items()},
@@ -203,7 +206,7 @@ def _hooks(settings: Settings) -> Hooks:
         try:
             done = subprocess.run(
                 shlex.split(command), env={**os.environ, **environment}, timeout=_HOOK_SECONDS, check=False,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL, stdout=sys.stderr,
             )  # fmt: skip
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             raise CheckError(f"the hook {command!r} failed ({type(error).__name__})", "correct it", "hooks") from error

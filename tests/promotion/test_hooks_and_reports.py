@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.pipeline import Pipelines
 from tests.support.pipeline import FOLLOWER, LEADER, QUICK_HEARTBEAT, Pipeline, rows_of
-from tests.support.promotion import LOADED, Clients, fails, takes_writes, the_line
+from tests.support.promotion import LOADED, Clients, takes_writes, the_line
 
 RECORD = """
 import json, os, pathlib, sys
@@ -18,6 +18,7 @@ name, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 told = {key: value for key, value in os.environ.items() if key.startswith("CDC_") and key != "CDC_CONFIG"}
 with (folder / name).open("a") as out:
     out.write(json.dumps(told) + "\\n")
+print(f"{name} was here")
 sys.exit(7 if (folder / f"{name} fails").exists() else 0)
 """
 
@@ -57,7 +58,10 @@ def test_hooks_are_told_who_leads_and_their_failures_count_where_they_must(hooke
         clients.transact(10)
         # Given a hook before the opening that fails, then nothing is opened.
         hooked.fail("before_open", on=True)
-        line = fails(pipeline, 3, "promote", "--follower", FOLLOWER)
+        done = pipeline.group.run("promote", "--follower", FOLLOWER, seconds=120)
+        line = the_line(done)
+        assert (done.returncode, done.stdout) == (3, ""), done.stderr
+        assert "before_open was here" in done.stderr.splitlines()
         assert "before_open" in line
         assert "ended with code 7" in line
         assert not takes_writes(follower)

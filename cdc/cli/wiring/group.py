@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
 
 from cdc.config import Settings
 from cdc.errors import LogError, RetryableError
@@ -99,6 +100,18 @@ def address(settings: Settings, node: str) -> dict[str, str]:
     """Where clients find it: host, port, dbname and user of its dsn, never a password."""
     known = conninfo_to_dict(settings.dsn_of(node))
     return {name: str(known[name]) for name in ("host", "port", "dbname", "user") if known.get(name)}
+
+
+def whole_address(settings: Settings, node: str) -> dict[str, str]:
+    """`address` with what the dsn leaves out as libpq fills it in, from PGPORT and the like or its defaults. Of a dsn
+    that names a service only what it names itself, rather than something else than that service does."""
+    known = conninfo_to_dict(settings.dsn_of(node))
+    if known.get("service"):
+        return address(settings, node)
+    filled = {o.keyword.decode(): o.val.decode() for o in Conninfo.get_defaults() if o.val}
+    host = known.get("hostaddr") or filled.get("host") or filled.get("hostaddr") or "localhost"
+    parts = {"port": filled["port"], "user": filled.get("user", ""), "host": str(host), **address(settings, node)}
+    return {"dbname": filled.get("dbname") or parts["user"], **parts}
 
 
 def connection_string(parts: dict[str, str]) -> str:
