@@ -40,8 +40,8 @@ class PromotionRecord:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What a node says of itself. `promotion` is the newest one that chose it; a node is diverged since a transaction
-    was left out of it (`cdc skip`)."""
+    """What a node says of itself. `slot_active`: somebody streams from the group's own slot. `promotion` is the newest
+    one that chose it; a node is diverged since a transaction was left out of it (`cdc skip`)."""
 
     identity: LeaderIdentity | None
     position: Position | None

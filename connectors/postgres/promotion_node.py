@@ -53,14 +53,16 @@ FROM cdc.promotion WHERE log = %s ORDER BY started_at DESC LIMIT 1
 
 
 class PostgresNode:
-    """Implements `cdc.promotion_ports.PromotionNode`. `log_name` is the topic, `group` names the leader's identity."""
+    """Implements `cdc.promotion_ports.PromotionNode`. `log_name` is the topic, `group` names the leader's identity,
+    `slot` is the one that capture streams from."""
 
-    def __init__(self, dsn: str, name: str, group: str, log_name: str) -> None:
+    def __init__(self, dsn: str, name: str, group: str, log_name: str, slot: str) -> None:
         """Connects. Raises CheckError when the server refuses us, RetryableError when it is not there."""
         self.name = name
         self._dsn = dsn
         self._group = group
         self._log = log_name
+        self._slot = slot
         with translated(name):
             self._conn = open_connection(dsn, "cdc promote", _ANSWER_SECONDS, connect_timeout=_CONNECT_SECONDS)
             # What a step has done must outlive a crash, also the changes before it that the applier did not wait for.
@@ -104,8 +106,8 @@ class PostgresNode:
                 promoted = self._conn.execute(_PROMOTION, (self._log,)).fetchone()
             applier_runs = self._conn.execute(_HOLDER, (applier_of(self._log),)).fetchone() is not None
             slot_active = self._conn.execute(
-                "SELECT FROM pg_replication_slots WHERE active AND database = current_database() AND NOT temporary "
-                "AND plugin = 'pgoutput'"
+                "SELECT FROM pg_replication_slots WHERE slot_name = %s AND active AND database = current_database()",
+                (self._slot,),
             ).fetchone()
         return NodeState(
             identity=load_identity(self._conn, self._group, self.name),

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from cdc.local.processes import wait_for
+from connectors.postgres.replication import ReplicationStream
 from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import OwnPostgres
 from tests.support.log import read_log
@@ -62,6 +63,15 @@ def runbook(pipeline: Pipeline) -> list[tuple[str, str]]:
     return [(meta["promotion"], meta["step"]) for meta in metas if meta.get("kind") == "runbook"]
 
 
+def done_on(dsn: str, statement: str) -> bool:
+    """Whether it could be done: a slot is in use until its walsender has noticed that nobody reads any more."""
+    try:
+        run_sql(dsn, statement)
+    except psycopg.errors.ObjectInUse:
+        return False
+    return True
+
+
 def as_applier(dsn: str, statement: str) -> None:
     with psycopg.connect(dsn, autocommit=True, options=AS_APPLIER) as connection:
         connection.execute(statement)
@@ -105,12 +115,16 @@ class TestRefusals:
         pipeline.start_apply(FOLLOWER)
         pipeline.catch_up()
 
-    @pytest.mark.long
-    def test_no_capture(self, pipeline: Pipeline):
+    def test_no_capture_though_something_else_streams(self, pipeline: Pipeline):
         pipeline.group.stop("capture")
-        with nothing_changes(pipeline):
-            line = fails(pipeline, 3, "promote", "--follower", FOLLOWER)
+        run_sql(pipeline.leader, "SELECT pg_create_logical_replication_slot('not_of_the_group', 'pgoutput')")
+        with ReplicationStream(pipeline.leader, "test", LEADER) as stream:
+            stream.start("not_of_the_group", pipeline.group.slot, 0)
+            with nothing_changes(pipeline):
+                line = fails(pipeline, 3, "promote", "--follower", FOLLOWER)
         assert f"no capture streams from {LEADER}" in line
+        drop = "SELECT pg_drop_replication_slot('not_of_the_group')"
+        assert wait_for(lambda: done_on(pipeline.leader, drop), seconds=10)
         pipeline.start_capture()
         pipeline.catch_up()
 

@@ -33,7 +33,7 @@ def apply_service(
     def while_leading() -> None:
         with log_reader(settings, "fence") as reader:
             close_stale_leader(
-                lambda: PostgresNode(dsn, follower, settings.group, settings.topic),
+                lambda: PostgresNode(dsn, follower, settings.group, settings.topic, settings.slot),
                 lambda: log_end.read(reader),
                 settings.slot,
             )

@@ -24,7 +24,7 @@ def promotion(
     client = client_settings(settings, "promote")
     with log_reader(settings, "promote") as reader:
         world = World(
-            node=lambda name: PostgresNode(settings.dsn_of(name), name, settings.group, settings.topic),
+            node=lambda name: PostgresNode(settings.dsn_of(name), name, settings.group, settings.topic, settings.slot),
             system=cache(lambda name: _system(settings, name)),
             log=reader,
             topic=topic_of(settings, client),

@@ -27,7 +27,7 @@ def rejoin(
 
     return Rejoin(
         RejoinSettings(settings.group, settings.topic, settings.slot, node, depth(settings), grace_seconds),
-        lambda: PostgresNode(dsn, node, settings.group, settings.topic),
+        lambda: PostgresNode(dsn, node, settings.group, settings.topic, settings.slot),
         lambda: Leader(dsn, "cdc rejoin", node),
         lambda: ReplicationStream(dsn, "cdc rejoin", node),
         reader,
