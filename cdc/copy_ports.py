@@ -25,10 +25,9 @@ class SchemaChoice(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TableToCopy:
-    """A published table with what the leader's statistics say of its size (-1 rows: never analysed)."""
+    """A published table and its size on the leader."""
 
     table: TableId
-    estimated_rows: int
     bytes: int
 
 

@@ -108,10 +108,6 @@ class LogReader:
         self._heard_at, self._due_offset = time.monotonic(), None
         self._consumer.assign([TopicPartition(self._topic, PARTITION, offset)])
 
-    def seek_to_beginning(self) -> None:
-        """The next `consume` begins at the first record that is still in the log."""
-        self.seek(self.watermarks()[0])
-
     def consume(self, limit: int, timeout: float) -> list[Message]:
         """Up to `limit` records in log order, fewer once they are some megabytes, without waiting for more when there
         are some.

@@ -82,11 +82,6 @@ class LogProducer:
         return self._delivered
 
     @property
-    def last_offset(self) -> int | None:
-        """The offset of the newest record that is durable with all before it."""
-        return self._offset
-
-    @property
     def deliveries(self) -> int:
         """How many batches are durable; that it grows means that Kafka takes records."""
         return self._deliveries

@@ -22,11 +22,11 @@ _BY_TEXT_ONLY = "^_?(reg|aclitem)"
 that have none."""
 
 _PUBLISHED = """
-SELECT schemaname, tablename, c.reltuples::bigint, pg_table_size(c.oid),
+SELECT schemaname, tablename, pg_table_size(c.oid),
        pg_relation_size(c.oid) / current_setting('block_size')::int, c.oid::bigint, c.relfilenode::bigint
 FROM pg_publication_tables p
 JOIN pg_namespace n ON nspname = schemaname JOIN pg_class c ON relnamespace = n.oid AND relname = tablename
-WHERE pubname = %s AND c.relkind = 'r' ORDER BY 4 DESC, 1, 2
+WHERE pubname = %s AND c.relkind = 'r' ORDER BY 3 DESC, 1, 2
 """
 COLUMNS_OF = """
 FROM unnest(%s::text[], %s::text[]) AS w (schema, name)
@@ -48,14 +48,13 @@ class Source:
     """A published table as the snapshot shows it."""
 
     table: TableId
-    rows: int
     bytes: int
     pages: int
     oid: int
     file: int
 
     def to_copy(self) -> TableToCopy:
-        return TableToCopy(self.table, self.rows, self.bytes)
+        return TableToCopy(self.table, self.bytes)
 
 
 @dataclass(frozen=True, slots=True)

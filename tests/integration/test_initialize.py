@@ -251,7 +251,7 @@ class TestReader:
             reader.seek(2)
             with pytest.raises(LogError, match="offsets 2 to 4 were removed"):
                 consume_until_error(reader)
-            reader.seek_to_beginning()
+            reader.seek(reader.watermarks()[0])
             assert [message.offset() for message in reader.consume(10, 5.0)][:1] == [5]
 
     def test_a_log_without_a_whole_transaction_is_an_error(self, setup: Setup) -> None:

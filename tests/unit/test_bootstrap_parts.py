@@ -22,7 +22,7 @@ TABLE = TableId("public", "item")
 @pytest.mark.parametrize("pages", [0, 1, 2, 3, 7, 100, 101])
 @pytest.mark.parametrize("count", [1, 2, 3, 50])
 def test_parts_cover_every_page_once_and_the_last_has_no_end(pages: int, count: int):
-    parts = list(parts_of([Source(TABLE, -1, 1000, pages, 1, 1)], part_bytes=-(-1000 // count)))
+    parts = list(parts_of([Source(TABLE, 1000, pages, 1, 1)], part_bytes=-(-1000 // count)))
     assert parts[0].first_page == 0
     assert parts[-1].end_page is None
     assert all(part.end_page == after.first_page for part, after in itertools.pairwise(parts))
