@@ -197,8 +197,9 @@ class PostgresTarget:
             connection.cancel_safe(timeout=_CANCEL_SECONDS)
         time.sleep(_CANCEL_SECONDS / 2)
         if connection.info.transaction_status is TransactionStatus.ACTIVE:
-            # The server does not answer at all. The thread that waits for it finds the connection lost.
-            with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
+            # The server does not answer at all. The thread that waits for it finds the connection lost, or has found it
+            # so and closed it just now.
+            with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)
 
     @property
