@@ -79,8 +79,8 @@ def promote_command(
     With a leader that can be reached: it is closed for writes first, nothing is lost, and it becomes a follower.
     Without one: say that it is dead. A run that was interrupted is continued by the same command, from anywhere.
 
-    Exit 3 when something speaks against it, or it did not end: remove the cause and repeat. Exit 4 when another node
-    was promoted meanwhile.
+    Exit 3 when something speaks against it, it did not end, or its report cannot be written: remove the cause and
+    repeat. Exit 4 when another node was promoted meanwhile.
     """
     settings = load(config_path)
     if follower is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -47,7 +48,7 @@ def rejoin_command(
     settings.dsn_of(node)
     configure_logging("console", "warning")
     file = path or Path(f"{settings.group}-{node}-tail-{time.strftime('%Y%m%dT%H%M%S')}.jsonl")
-    if file.exists():
+    if os.path.lexists(file):  # where nobody can look, it is found out when it is to be written
         raise click.BadParameter(f"{file} is there already", param_hint="--file")
     with log_reader(settings, "rejoin") as reader:
         joining = rejoin(settings, node, grace, lambda line: click.echo(line, err=True), reader)

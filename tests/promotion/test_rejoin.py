@@ -80,7 +80,8 @@ def test_its_tail_is_exported_and_its_rows_become_the_leaders(
     # When its file cannot be written, then nothing changes either.
     (tmp_path / "taken").touch()
     state = state_of(old)
-    for unwritable in (tmp_path / "taken" / "tail.jsonl", tmp_path / "missing" / "tail.jsonl"):
+    for name in ("taken/tail.jsonl", "missing/tail.jsonl", "x" * 300):
+        unwritable = tmp_path / name
         line = fails(pipeline, 3, "rejoin", "--node", LEADER, "--discard-tail", "--file", str(unwritable))
         assert f"{unwritable}: the file cannot be written: " in line
     assert state_of(old) == state
