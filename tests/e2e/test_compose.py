@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import urllib.request
 import uuid
@@ -46,6 +47,24 @@ class Composed:
         return {self.run("exec", "-T", node, "psql", "-U", "postgres", "-d", "shop", "-Atc", LEDGER) for node in NODES}
 
 
+def services() -> dict[str, str]:
+    """The text of each service of compose.yaml."""
+    _, _, text = (FOLDER / "compose.yaml").read_text().partition("\nservices:\n")
+    text, _, _ = text.partition("\nvolumes:\n")
+    _, *parts = re.split(r"^  ([a-z-]+):", text, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_a_service_whose_command_the_operator_names_keeps_the_files_that_it_writes():
+    ours = {name: text for name, text in services().items() if "<<: *once" in text or "<<: *daemon" in text}
+    free = [name for name, text in ours.items() if "command:" not in text and "entrypoint:" not in text]
+    assert free == ["cli"]
+    assert [name for name in free if "kept:/var/lib/cdc" not in ours[name]] == []
+    image = (FOLDER / "Dockerfile").read_text()
+    assert "WORKDIR /var/lib/cdc\n" in image, "where files without a folder go"
+    assert "--home-dir /var/lib/cdc --create-home cdc\n" in image, "a named volume has the owner of the image's folder"
+
+
 @pytest.fixture
 def composed(container_engine: Path) -> Iterator[Composed]:
     composed = Composed()
@@ -77,8 +96,10 @@ def test_the_group_runs_is_promoted_and_survives_its_chaos(composed: Composed):
     assert wait_for(lambda: targets_up() >= 2, seconds=60, pause=1.0)
 
     # When another one is promoted, then clients go there by themselves.
-    assert "lost" in composed.cdc("promote", "--follower", "eu-west")
+    assert "lost" in composed.cdc("promote", "--follower", "eu-west", "--report", "promotion.json")
     assert composed.cdc("leader").strip() == "eu-west"
+    kept = composed.run("run", "--rm", "--entrypoint", "cat", "cli", "promotion.json")
+    assert json.loads(kept)["loss"].startswith("nothing")
 
     # When parts are killed, frozen and cut off for a minute, then all nodes are equal once the load has stopped.
     composed.run("up", "--detach", "chaos")
