@@ -21,6 +21,9 @@ passwords never go into any of the three.
 
 from __future__ import annotations
 
+NEW_GROUP = "start a new group under another name and bootstrap the followers (ops/runbooks/new-group.md)"
+"""What is to be done where the log cannot go on."""
+
 
 class CdcError(Exception):
     """One line for an operator: `what` happened, `where`, and the `remedy`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cdc.errors import LogError, ProtocolError
+from cdc.errors import NEW_GROUP, LogError, ProtocolError
 from cdc.events.table import Column, ReplicaIdentity, TableId, TableSchema
 from cdc.protocol.frames import XLOG_DATA, XLOG_HEADER_SIZE, PrimaryKeepalive, xlog_start
 from cdc.protocol.lsn import Lsn
@@ -309,7 +309,7 @@ class Assembler:
             raise LogError(
                 f"the leader's WAL does not hold transaction {Lsn(self._again_lsn)}, which is in the log: the leader "
                 "was restored to an older state, and has written since",
-                "start a new group (cdc init) and bootstrap the followers",
+                NEW_GROUP,
             )
 
     def _commit(self, frame: bytes, records: list[Record]) -> None:
@@ -327,7 +327,7 @@ class Assembler:
     def _too_many(self, commit_lsn: int) -> LogError:
         return LogError(
             f"the log holds {self._known_seq} events of transaction {Lsn(commit_lsn)}, the leader has {self._seq}",
-            "the log does not belong to this leader: start a new group and bootstrap the followers",
+            f"the log does not belong to this leader: {NEW_GROUP}",
         )
 
     def _advance(self, commit_lsn: int, end_lsn: int) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError
 
-from cdc.errors import ProtocolError
+from cdc.errors import NEW_GROUP, ProtocolError
 from cdc.protocol.frames import PG_EPOCH_US, XLOG_HEADER_SIZE
 from cdc.protocol.lsn import Lsn
 
@@ -42,7 +42,7 @@ _UNCHANGED = ord("u")
 
 NOT_UTF8_REMEDY = (
     "no record can carry it, and the leader's WAL keeps it: make the rows UTF-8 (in a database of SQL_ASCII text is "
-    'anything, as a "char" is before PostgreSQL 16), start a new group and bootstrap the followers'
+    f'anything, as a "char" is before PostgreSQL 16), {NEW_GROUP}'
 )
 
 Row = dict[str, str | None]

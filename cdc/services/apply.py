@@ -23,6 +23,7 @@ import structlog
 
 from cdc import failpoints
 from cdc.errors import (
+    NEW_GROUP,
     BlockedError,
     CdcError,
     ChainGapError,
@@ -420,7 +421,7 @@ class ApplySession:
             raise LogError(
                 f"the log ends at {tail.end_lsn}, this follower holds {Lsn(self._chain.commit_lsn)} already: "
                 "acknowledged records are gone",
-                "the topic was replaced or cut: start a new group and bootstrap the followers",
+                f"the topic was replaced or cut: {NEW_GROUP}",
                 f"log offset {tail.next_offset}",
             )
 

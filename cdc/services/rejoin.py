@@ -33,7 +33,7 @@ from cdc.promotion_ports import STALE, EpochStart, PromotionLog, PromotionNode
 from cdc.protocol.lsn import Lsn
 from cdc.services.kept_file import kept
 
-_BOOTSTRAP = "empty the database and bootstrap it"
+_BOOTSTRAP = "drop and create its database and bootstrap it (ops/runbooks/new-group.md, step 4)"
 _READ_BYTES = 1 << 20
 _QUIET_SECONDS = 15.0
 _SLOT_SECONDS = 5.0

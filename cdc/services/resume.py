@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cdc.capture_ports import LeaderIdentity, SlotFacts, SystemFacts, TopicFacts
-from cdc.errors import CheckError, FencedError, LogError, SlotError
+from cdc.errors import NEW_GROUP, CheckError, FencedError, LogError, SlotError
 from cdc.log.tail import LogTail
 from cdc.protocol.lsn import Lsn
-
-_NEW_LOG = "start a new group (cdc init) and bootstrap the followers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +26,14 @@ def check_identity(identity: LeaderIdentity | None, system: SystemFacts, place: 
     if identity.system_id != system.system_id:
         raise SlotError(
             f"this is another cluster (system identifier {system.system_id}) than cdc init saw ({identity.system_id})",
-            f"connect to the right server, or {_NEW_LOG}",
+            f"connect to the right server, or {NEW_GROUP}",
             place.leader,
         )
     if identity.timeline != system.timeline:
         raise SlotError(
             f"the leader is on timeline {system.timeline}, cdc init saw {identity.timeline}: it was restored, or "
             "replaced by a standby, which may lack what the log holds",
-            _NEW_LOG,
+            NEW_GROUP,
             place.leader,
         )
     return identity
@@ -46,11 +44,11 @@ def check_topic(identity: LeaderIdentity, topic: TopicFacts, place: Place) -> No
     if topic.topic_id is not None and identity.topic_id is not None and topic.topic_id != identity.topic_id:
         raise LogError(
             f"the topic was deleted and made anew (id {topic.topic_id}, cdc init saw {identity.topic_id})",
-            _NEW_LOG,
+            NEW_GROUP,
             f"topic {place.topic}",
         )
     if topic.partitions != 1:
-        raise LogError(f"the topic has {topic.partitions} partitions, a log has one", _NEW_LOG, f"topic {place.topic}")
+        raise LogError(f"the topic has {topic.partitions} partitions, a log has one", NEW_GROUP, f"topic {place.topic}")
     if "compact" in topic.cleanup_policy:
         raise LogError(
             f"cleanup.policy is {topic.cleanup_policy}: compaction removes changes that followers need",
@@ -82,21 +80,21 @@ def check_slot(slot: SlotFacts | None, place: Place, made_lsn: Lsn | None = None
     if slot is None:
         raise SlotError(
             f"replication slot {place.slot} does not exist: changes since it was dropped are not in the log",
-            f"do not make it anew; {_NEW_LOG}",
+            f"do not make it anew; {NEW_GROUP}",
             place.leader,
         )
     if slot.invalidation is not None:
         why, remedy = _LOST.get(slot.invalidation, ("the server says no more", "see the server's log"))
         raise SlotError(
             f"replication slot {place.slot} is lost ({slot.invalidation}): {why}",
-            f"{remedy}; then {_NEW_LOG}",
+            f"{remedy}; then {NEW_GROUP}",
             place.leader,
         )
     if made_lsn is not None and slot.confirmed_flush_lsn < made_lsn:
         raise SlotError(
             f"replication slot {place.slot} is at {slot.confirmed_flush_lsn}, cdc init made it at {made_lsn}: the "
             "leader was restored to an older state, or the slot made anew",
-            _NEW_LOG,
+            NEW_GROUP,
             place.leader,
         )
     return slot
@@ -111,7 +109,7 @@ def check_tail(tail: LogTail | None, identity: LeaderIdentity, slot: SlotFacts, 
     if tail is None:
         raise LogError(
             "the log is empty, not even cdc init's record is there",
-            f"if cdc init was interrupted, run it again; if records were deleted, {_NEW_LOG}",
+            f"if cdc init was interrupted, run it again; if records were deleted, {NEW_GROUP}",
             where,
         )
     if tail.epoch > identity.epoch:
@@ -131,13 +129,13 @@ def check_tail(tail: LogTail | None, identity: LeaderIdentity, slot: SlotFacts, 
             f"slot {place.slot} is confirmed up to {slot.confirmed_flush_lsn}, the log ends at {tail.end_lsn}: changes "
             "between them are in neither, because the slot was dropped and made anew, or somebody else read from it, "
             "or the log was cut",
-            f"find out who did it; {_NEW_LOG}",
+            f"find out who did it; {NEW_GROUP}",
             place.leader,
         )
     if wal_lsn < tail.end_lsn:
         raise LogError(
             f"the leader's WAL ends at {wal_lsn}, the log at {tail.end_lsn}: the leader was restored to an older state",
-            _NEW_LOG,
+            NEW_GROUP,
             place.leader,
         )
     return tail

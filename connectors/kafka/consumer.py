@@ -15,7 +15,7 @@ from typing import Self
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from cdc.errors import CdcError, LogError, RetryableError
+from cdc.errors import NEW_GROUP, CdcError, LogError, RetryableError
 from cdc.log.records import parse, place_of
 from cdc.log.tail import LogTail, TailScan
 from cdc.promotion_ports import EpochStart
@@ -194,8 +194,7 @@ class LogReader:
                 return None
             raise LogError(
                 f"the log is empty, {high} records were removed",
-                "its retention is too short for the time "
-                "that nothing was published: start a new group and bootstrap the followers",
+                f"its retention is too short for the time that nothing was published: {NEW_GROUP}",
                 self._where,
             )
         window = _Window(low, high, time.monotonic() + _TAIL_SECONDS, on_wait or _nothing)
@@ -210,8 +209,7 @@ class LogReader:
             return tail
         raise LogError(
             "no complete transaction is in the log",
-            "the records before were removed by retention, or are "
-            "not ours: start a new group and bootstrap the followers",
+            f"the records before were removed by retention, or are not ours: {NEW_GROUP}",
             self._where,
         )
 
@@ -352,7 +350,7 @@ class LogReader:
     def _damaged(self, message: Message) -> LogError:
         return LogError(
             "records are damaged: their checksum is wrong",
-            "start again; if it stays so, let another replica of the topic lead, or start a new group",
+            f"start again; if it stays so, let another replica of the topic lead, or {NEW_GROUP}",
             f"{self._where} from offset {message.offset()} on",
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException
 
-from cdc.errors import CdcError, CheckError, ConfigError, LogError, RefusedError, RetryableError
+from cdc.errors import NEW_GROUP, CdcError, CheckError, ConfigError, LogError, RefusedError, RetryableError
 
 _UNKNOWN_TOPIC = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -24,10 +24,7 @@ _NOT_LET_IN = (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 _SETUP = (KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG)
 
-NO_SUCH_TOPIC_REMEDY = (
-    "run cdc init if the group is new; a log that was deleted cannot come back: start a new group and bootstrap "
-    "the followers"
-)
+NO_SUCH_TOPIC_REMEDY = f"run cdc init if the group is new; a log that was deleted cannot come back: {NEW_GROUP}"
 
 
 def translate(error: KafkaError | KafkaException, where: str) -> CdcError:

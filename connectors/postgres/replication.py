@@ -21,7 +21,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from cdc.capture_ports import SystemFacts
-from cdc.errors import CdcError, ProtocolError, RetryableError, SlotError
+from cdc.errors import NEW_GROUP, CdcError, ProtocolError, RetryableError, SlotError
 from cdc.protocol.frames import KEEPALIVE_SIZE, XLOG_HEADER_SIZE, StandbyStatusUpdate, xlog_sent_at
 from cdc.protocol.lsn import Lsn
 from cdc.protocol.pgoutput import COMMIT, NOT_UTF8_REMEDY, decode_commit
@@ -213,8 +213,7 @@ class ReplicationStream:
             if error.sqlstate == "42704":
                 return SlotError(
                     f"publication {self._publication} did not exist where slot {self._slot} is",
-                    "it was dropped, and what was published meanwhile is unknown: start a new group and bootstrap "
-                    "the followers",
+                    f"it was dropped, and what was published meanwhile is unknown: {NEW_GROUP}",
                     self._where,
                 )
             if error.sqlstate in ("22021", "22P05"):  # the server of another encoding finds it before we do

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc.cli.main import every_command
 from cdc.local import PostgresServer
@@ -20,6 +21,7 @@ from tests.fixtures.pipeline import Pipelines
 from tests.fixtures.servers import OwnPostgres
 from tests.support.pipeline import FOLLOWER, LEADER, OTHER_FOLLOWER, Pipeline, rows_of, run_sql
 from tests.support.promotion import in_epoch, promote
+from tests.support.topic import fatal
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = sorted((ROOT / "ops" / "runbooks").glob("*.md"))
@@ -29,6 +31,7 @@ TABLES = (
 )
 ONLY_THERE = ("INSERT INTO item VALUES (1001, 'only there')", "UPDATE item SET v = 'only there' WHERE id = 7")
 DAEMONS = ("apply", "capture")
+SMALL_SLOTS = {"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB", "min_wal_size": "32MB"}
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
@@ -66,8 +69,7 @@ def run_line(pipeline: Pipeline, line: str, folder: Path) -> None:
     program, *arguments = shlex.split(line, comments=True)
     assert program == "cdc", line
     if arguments[0] in DAEMONS:
-        _, name = arguments[1:]
-        pipeline.start_apply(name)
+        pipeline.start_apply(arguments[-1]) if arguments[0] == "apply" else pipeline.start_capture()
         return
     expected = re.search(r"# exits (\d)", line)
     arguments = [str(folder / word) if word.endswith((".json", ".jsonl")) else word for word in arguments]
@@ -225,6 +227,88 @@ def test_slot_in_danger_names_what_holds_the_slot_and_nobody_else(own_postgres: 
         assert named() == ([], ["two phases"])
         run_sql(neighbour, "ROLLBACK PREPARED 'two phases'")
         assert moves(30)
+
+
+def lose_slot(pipeline: Pipeline) -> None:
+    """Write more WAL than slots may keep."""
+    lost = f"SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = '{pipeline.group.slot}'"
+    write = "SELECT pg_logical_emit_message(false, 'x', repeat('x', 10000000))"
+
+    def more() -> bool:
+        run_sql(pipeline.leader, write, "SELECT pg_switch_wal()", "CHECKPOINT")
+        return rows_of(pipeline.leader, lost) == [(True,)]
+
+    assert wait_for(more, seconds=60)
+
+
+def rename(pipeline: Pipeline, name: str) -> None:
+    """Give the group another name in its configuration."""
+    config = pipeline.group.config
+    config.write_text(config.read_text().replace(f'group = "{pipeline.name}"', f'group = "{name}"'))
+    pipeline.name = pipeline.group.name = name
+    pipeline.group.topic, pipeline.group.slot = f"{name}.log", f"cdc_{name}"
+
+
+def answers(dsn: str, statements: str) -> list[str]:
+    """The first column of what each statement answers; each is a transaction of its own."""
+    found = []
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in statements.split(";\n"):
+            answer = connection.execute(statement)
+            found += [str(value) for value, *_ in (answer.fetchall() if answer.description else [])]
+    return found
+
+
+def test_a_group_whose_slot_is_lost_is_followed_by_a_new_one(
+    pipelines: Pipelines, own_postgres: OwnPostgres, tmp_path: Path
+):
+    # Given a group whose leader has given up the slot, and a follower that led once and has a slot of its own.
+    server = own_postgres(settings=SMALL_SLOTS)
+    pipeline = ready(pipelines, server)
+    old_slot = pipeline.group.slot
+    pipeline.group.kill("capture")
+    lose_slot(pipeline)
+    pipeline.execute("INSERT INTO item VALUES (1001, 'in no log')")
+    pipeline.start_capture()
+    fatal(pipeline, "capture", "is lost (wal_removed)", "under another name", "ops/runbooks/new-group.md")
+    assert "under another name" in pipeline.group.run("init").stderr
+    for node in pipeline.nodes:
+        assert pipeline.group.stop(f"apply {node}") == 0
+    databases = {name: str(conninfo_to_dict(dsn)["dbname"]) for name, dsn in pipeline.nodes.items()}
+    server_of = {name: make_conninfo(dsn, dbname="postgres") for name, dsn in pipeline.followers.items()}
+    rows_of(pipeline.followers[FOLLOWER], f"SELECT pg_create_logical_replication_slot('{old_slot}', 'pgoutput')")
+
+    # When the runbook is followed.
+    made = ""
+    for block in blocks("new-group.md"):
+        text = "\n".join(block.lines)
+        if block.language == "toml":
+            rename(pipeline, f"{pipeline.name}2")
+        elif block.language == "sh":
+            for line in block.lines:
+                run_line(pipeline, line, tmp_path)
+        elif block.lines[0] == "-- on the leader":
+            made = answers(pipeline.leader, text.replace("shop", pipeline.name))[-1]
+        else:
+            assert block.lines[0] == "-- on each follower"
+            for name, dsn in server_of.items():
+                there = text.replace(" shop", f' "{databases[name]}"').replace("'shop'", f"'{databases[name]}'")
+                assert len(answers(dsn, there)) == (2 if name == FOLLOWER else 1), "a slot that it had, and the origin"
+                run_sql(dsn, made.replace(databases[LEADER], f'"{databases[name]}"'))
+    assert made
+
+    # Then all rows are equal, those besides that are in no log, and nothing of the old group is left.
+    run_sql(pipeline.leader, "INSERT INTO item VALUES (1002, 'in the new log')")
+    pipeline.catch_up()
+    pipeline.assert_equal()
+    for name, dsn in pipeline.nodes.items():
+        assert rows_of(dsn, f"SELECT FROM pg_replication_slots WHERE slot_name = '{old_slot}'") == [], name
+    assert rows_of(pipeline.leader, "SELECT group_name, slot_name FROM cdc.identity") == [
+        (pipeline.name, pipeline.group.slot)
+    ]
+    for dsn in server_of.values():
+        gone = "SELECT FROM pg_replication_origin WHERE roname ~ '^cdc_' AND substr(roname, 5)::oid NOT IN"
+        assert rows_of(dsn, f"{gone} (SELECT oid FROM pg_database)") == []
 
 
 @pytest.mark.parametrize("document", [*RUNBOOKS, ROOT / "README.md"], ids=lambda path: path.name)

@@ -109,7 +109,8 @@ def state(facts: FollowerNode, group: Group) -> Verdict | None:
     if facts.facts.diverged_since:
         return warning(
             f"diverged since {facts.facts.diverged_since}: a transaction was left out",
-            f"drop and create its database, then cdc bootstrap --follower {facts.node.name}",
+            f"drop and create its database (ops/runbooks/new-group.md, step 4), then cdc bootstrap "
+            f"--follower {facts.node.name}",
         )
     return ok(f"at {facts.facts.position}, applier: {facts.facts.applier or 'none now'}")
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from cdc.capture_ports import TopicFacts
 from cdc.check_ports import KafkaFacts
-from cdc.errors import CdcError
+from cdc.errors import NEW_GROUP, CdcError
 from cdc.services.checks.check import Checks, Group, Verdict, failed, judged, ok, refused, warning
 from cdc.services.guardian import topic_warnings
 
@@ -26,14 +26,14 @@ def topic(facts: KafkaFacts, group: Group) -> Verdict:
     if facts.topic is None:
         if who is not None:
             return failed(
-                "the topic of this group was deleted", "a log that was deleted cannot come back: start a new group"
+                "the topic of this group was deleted", f"a log that was deleted cannot come back: {NEW_GROUP}"
             )
         return judged(facts.refusal, "cdc init makes it, and the cluster would let it")
     if who is None or who.topic_id == facts.topic.topic_id or None in (who.topic_id, facts.topic.topic_id):
         return ok(group.wanted.topic)
     return failed(
         f"the topic was deleted and made anew (id {facts.topic.topic_id}, cdc init saw {who.topic_id})",
-        "start a new group (cdc init) and bootstrap the followers",
+        NEW_GROUP,
     )
 
 
@@ -68,7 +68,7 @@ def partitions(topic: TopicFacts, group: Group) -> Verdict:
     """the topic has one partition"""
     if topic.partitions == 1:
         return ok("1")
-    return failed(f"{topic.partitions} partitions", "start a new group: partitions cannot be taken away")
+    return failed(f"{topic.partitions} partitions", f"partitions cannot be taken away: {NEW_GROUP}")
 
 
 @_of_topic("cleanup_policy", "compaction removes changes that followers need")
