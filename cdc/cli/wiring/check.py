@@ -9,7 +9,7 @@ from functools import partial
 from cdc.check_ports import FollowerNode, KafkaFacts, LaterLook, NodeReading
 from cdc.cli.wiring.group import client_settings, depth, leader_of, log_reader, tail_of, topic_of
 from cdc.config import Settings
-from cdc.errors import BlockedError, CdcError
+from cdc.errors import BlockedError, CdcError, CheckError
 from cdc.services.ask import ask_all
 from cdc.services.checks.check import Group, Wanted, group_of, leader_by_own_account
 from cdc.services.checks.report import CheckReport, check_group
@@ -17,6 +17,7 @@ from connectors.kafka.preflight import read_kafka
 from connectors.postgres.connection import connect
 from connectors.postgres.leader import Leader
 from connectors.postgres.preflight import misplaced, read_node
+from connectors.postgres.programs import ClientPrograms
 
 CHECK_SECONDS = 5.0
 """`cdc check` answers in ten: it asks everybody at once, and then, half as long, followers about the leader's tables.
@@ -44,9 +45,19 @@ def checked(settings: Settings) -> CheckReport:
     again = ask_all(later, CHECK_SECONDS / 2)
     end = again.pop(log_name, None)
     assert not isinstance(end, list)
-    return check_group(
-        replace(group, later=end, misplaced={n: told for n, told in again.items() if not isinstance(told, LaterLook)})
-    )
+    places = {name: told for name, told in again.items() if not isinstance(told, LaterLook)}
+    return check_group(replace(group, later=end, misplaced=places, programs=_programs(group)))
+
+
+def _programs(group: Group) -> CheckError | None:
+    """Why a first copy could not be made from here."""
+    if isinstance(group.leader, CdcError) or not group.copies_are_due:
+        return None
+    try:
+        ClientPrograms(group.leader.node.server.version // 10000)
+    except CheckError as error:
+        return error
+    return None
 
 
 def _read_kafka(settings: Settings) -> KafkaFacts:

@@ -52,6 +52,17 @@ def version(pair: Pair, group: Group) -> Verdict:
     return warning(told, f"update {pair.here} first, and the leader after it")
 
 
+@between.check("programs", "a first copy runs them, and no pg_dump dumps a server that is newer")
+def programs(pair: Pair, group: Group) -> Verdict:
+    """`pg_dump` and `psql` of the leader's version or newer are where `cdc check` runs; not needed once the follower is
+    bootstrapped"""
+    if pair.follower.copied:
+        return ok("it is bootstrapped")
+    if group.programs is None:
+        return ok("pg_dump and psql are here")
+    return warning(f"{group.programs.what} here", f"{group.programs.remedy}, where cdc bootstrap will run")
+
+
 @between.check("encoding", "a character that the follower's encoding lacks stops its applier")
 def encoding(pair: Pair, group: Group) -> Verdict:
     """the follower's encoding holds all of the leader's text"""

@@ -90,6 +90,8 @@ class Group:
     """Of followers that hold the leader's tables: what their appliers would say of its rows."""
     later: LaterLook | CdcError | None = None
     """None where there is no log yet, or leader or log cannot be reached."""
+    programs: CdcError | None = None
+    """Why a first copy would not find pg_dump and psql where the check runs."""
 
     @property
     def names(self) -> Names:
