@@ -56,13 +56,23 @@ def services() -> dict[str, str]:
 
 
 def test_a_service_whose_command_the_operator_names_keeps_the_files_that_it_writes():
-    ours = {name: text for name, text in services().items() if "<<: *once" in text or "<<: *daemon" in text}
+    ours = {name: text for name, text in services().items() if "<<: *cdc" in text or "<<: *daemon" in text}
     free = [name for name, text in ours.items() if "command:" not in text and "entrypoint:" not in text]
     assert free == ["cli"]
     assert [name for name in free if "kept:/var/lib/cdc" not in ours[name]] == []
     image = (FOLDER / "Dockerfile").read_text()
     assert "WORKDIR /var/lib/cdc\n" in image, "where files without a folder go"
     assert "--home-dir /var/lib/cdc --create-home cdc\n" in image, "a named volume has the owner of the image's folder"
+
+
+def test_only_daemons_are_asked_for_their_health_and_they_are_not_restarted_for_ever():
+    assert "\nHEALTHCHECK" not in (FOLDER / "Dockerfile").read_text()
+    daemons = {name for name, text in services().items() if "<<: *daemon" in text}
+    assert daemons == {"capture", *(f"apply-{node}" for node in NODES)}
+    assert [name for name in daemons if '--http, "0.0.0.0:9187"' not in services()[name]] == []
+    daemon = (FOLDER / "compose.yaml").read_text().partition("x-daemon:")[2].partition("\n\n")[0]
+    assert "127.0.0.1:9187/healthz" in daemon
+    assert "restart: on-failure:3\n" in daemon
 
 
 @pytest.fixture
