@@ -191,7 +191,10 @@ class PostgresServer:
     def kill(self) -> None:
         """SIGKILL the postmaster, and return when all its children are gone too."""
         process = self._running_process()
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        postmaster = psutil.Process(process.pid)
+        postmaster.suspend()  # so that it starts none that is not among these
+        wait_for(lambda: postmaster.status() == psutil.STATUS_STOPPED, seconds=_STOP_SECONDS)
+        family = [postmaster, *postmaster.children(recursive=True)]
         self._left_by_kill = shared_memory.attached_by(member.pid for member in family)
         end_child(process, signal.SIGKILL, _STOP_SECONDS)
         self._process = None

@@ -12,7 +12,12 @@ from cdc.services.checks.report import PLACES, REACHED_WHY, reached
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "ops/reference/check.md"
 BEGIN, END = "<!-- generated from code -->\n", "<!-- end -->\n"
-TESTS = ("tests/integration/test_check.py", "tests/integration/test_check_rare.py", "tests/unit/test_checks.py")
+TESTS = (
+    "tests/integration/test_check.py",
+    "tests/integration/test_check_rare.py",
+    "tests/unit/test_checks.py",
+    "tests/e2e/test_bad_input.py",
+)
 
 
 def table() -> str:
