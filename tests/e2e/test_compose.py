@@ -83,7 +83,8 @@ def composed(container_engine: Path) -> Iterator[Composed]:
         composed.run("up", "--build", "--detach", "load", *daemons, "prometheus", seconds=900)
         yield composed
     finally:
-        composed.run("down", "--volumes", "--timeout", "5")
+        # Only volumes of the profiles that are named are taken away, and `cli` is in one.
+        composed.run("--profile", "tools", "down", "--volumes", "--timeout", "5")
 
 
 @pytest.mark.long
