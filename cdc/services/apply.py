@@ -536,7 +536,7 @@ class ApplySession:
             self._names.pop(fingerprint, None)
             self._run = None
             if self._batches is not None:
-                self._batches.forget(schema.table)
+                self._batches.forget(fingerprint)
         self._shapes[schema.table] = fingerprint
         if fingerprint not in self._schemas:
             self._schemas[fingerprint] = schema

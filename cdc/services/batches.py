@@ -67,9 +67,9 @@ class BatchReader:
         self._judged[what] = head, fingerprint, known
         return known
 
-    def forget(self, table: TableId) -> None:
-        """Its next changes are looked at one by one, until they are learned anew."""
-        for what in [what for what in self._judged if what[0] == table]:
+    def forget(self, fingerprint: str) -> None:
+        """The next changes of that shape are looked at one by one, until they are learned anew."""
+        for what in [what for what, (_, shape, _) in self._judged.items() if shape == fingerprint]:
             head, *_ = self._judged.pop(what)
             self._reader.forget(head)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sysconfig
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec, patch
@@ -15,6 +16,7 @@ import pytest
 from cdc.errors import CdcError, LogError
 from cdc.events.net_effect import NetEffect
 from cdc.events.position import Position
+from cdc.events.table import TableId, TableSchema
 from cdc.log.compiled import HOW_ROWS_PASS, ChangeReader
 from cdc.log.envelope import Envelope, finished
 from cdc.log.runs import Run
@@ -171,6 +173,26 @@ def test_what_was_read_ahead_is_applied_next_and_told_as_read():
     session.session.step()
     assert session.committed == [len(log) - 40, len(log) - 20, len(log)]
     assert session.session.place() == (len(log), len(log) + 20)
+
+
+@compiled
+@pytest.mark.parametrize("schema_of_its_place", ["public", "aside"])
+def test_a_shape_that_comes_back_gets_its_plan_anew(schema_of_its_place: str):
+    log = log_of([changes(TABLES[0], "insert", 10)] * 2)
+    described = next(record for record in log if f'"table":"t{TABLES[0]}"'.encode() in record)
+    other = orjson.loads(described)
+    shape = TableSchema.from_json(other["cdc"]["schema"])
+    shape = replace(shape, columns=tuple(replace(column, typmod=9) for column in shape.columns))
+    other["cdc"] |= {"rel": shape.fingerprint, "schema": shape.to_json()}
+    log[-10:-10] = [orjson.dumps(other), described]
+    session = Session(log, len(log), comes=0)
+    session.target.plan.side_effect = lambda schema, _: TablePlan(
+        replace(schema, table=TableId(schema_of_its_place, schema.table.name)), schema.column_names, ("id",),
+        collapsible=True, moves_values=False, one_by_one=False,
+    )  # fmt: skip
+    session.session.step()
+    assert session.committed == [len(log)]
+    assert session.target.plan.call_count == 2
 
 
 @compiled
