@@ -235,14 +235,14 @@ class TableStatements:
                     column,
                     sql.SQL(self.equality(name)),
                     parameter,
-                    sql.SQL(self._facts.type_of(name)),
+                    sql.SQL(self.type_of(name)),
                     sql.SQL(self.collation(name)),
                 )
                 for column, parameter, name in found_by
             )
         same: sql.Composable = sql.SQL(" AND ").join(
             sql.SQL('{}::text COLLATE "C" IS NOT DISTINCT FROM ({}::{})::text').format(
-                column, parameter, sql.SQL(self._facts.type_of(name))
+                column, parameter, sql.SQL(self.type_of(name))
             )
             for column, parameter, name in found_by
         )

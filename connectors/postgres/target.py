@@ -592,9 +592,9 @@ class PostgresTarget:
         except psycopg.Error as error:
             raise self._translate(error, self._node) from error
         rows = outcome.rows[1:][: len(own)] if pruned else outcome.rows
-        if outcome.error is not None and len(rows) == len(steps):  # of what comes after them
-            raise self._translate(outcome.error, self._node) from outcome.error
         if outcome.error is not None:
+            if len(rows) == len(steps):  # what failed comes after them
+                raise self._translate(outcome.error, self._node) from outcome.error
             raise self._blamed(outcome.error, steps[len(rows)]) from outcome.error
         return rows
 

@@ -231,11 +231,7 @@ def test_who_stands_by_has_nothing_to_catch_up_with():
     assert not Readiness(health, meter, 1.0).is_ready()
     assert (shown(meter, "cdc_slot_safe_bytes"), shown(meter, "cdc_slot_retained_bytes")) == (10, 7)
     meter.freshness.end()
-    meter.rests()
-    health.works("standing by")
-    clock.now += 3600
-    health.turn()
-    assert Readiness(health, meter, 1.0).is_ready()
+    assert is_ready_after_an_hours_rest(clock, health, meter, "standing by")
     assert shown(meter, "cdc_capture_lag_seconds") == shown(meter, "cdc_capture_lag_bytes") == 0
     gone = "cdc_capture_epoch", "cdc_slot_retained_bytes", "cdc_slot_safe_bytes", "cdc_log_retention_seconds"
     assert [shown(meter, name) for name in gone] == [None] * 4
@@ -249,16 +245,20 @@ def test_an_applier_whose_node_leads_has_nothing_to_catch_up_with():
     meter.begin(position(int(990e6)))
     meter.follows(8, 11)
     meter.ended()
-    meter.rests()
-    health.works("leading")
-    clock.now += 3600
-    health.turn()
-    assert Readiness(health, meter, 1.0).is_ready()
+    assert is_ready_after_an_hours_rest(clock, health, meter, "leading")
     assert shown(meter, "cdc_apply_lag_seconds") == shown(meter, "cdc_apply_lag_records") == 0
     assert shown(meter, "cdc_apply_committed_timestamp_seconds") is None, "nobody waits for what it had as a follower"
     assert shown(meter, "cdc_apply_epoch") is None
     meter.begin(position(int(4000e6)))
     assert meter.lag_seconds() == 600.0, "it follows again"
+
+
+def is_ready_after_an_hours_rest(clock: Clock, health: Health, meter: CaptureMeter | ApplyMeter, state: str) -> bool:
+    meter.rests()
+    health.works(state)
+    clock.now += 3600
+    health.turn()
+    return Readiness(health, meter, 1.0).is_ready()
 
 
 def shown(meter: CaptureMeter | ApplyMeter, name: str) -> float | None:
