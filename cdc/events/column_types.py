@@ -1,4 +1,5 @@
-"""Whether a column of a follower may stand for one of the leader's: it takes every value, and says the same text again.
+"""Whether a column of a follower may stand for one of the leader's: it takes every value and says the same text again,
+and so does the leader's own column once an ALTER TABLE has made it of the same type.
 
 The types are compared as the log names them, and nothing is guessed: what is not provable here is not placed. That each
 answer of yes is right is tried out on PostgreSQL by tests/integration/test_column_types.py.
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 
 NO_LIMIT = -1
 _ANY_TEXT = ("pg_catalog.text", "pg_catalog.varchar")
+_OTHERWISE_AS_TEXT = ("pg_catalog.bool", "pg_catalog.bpchar", "pg_catalog.inet")
+"""Their casts to text do not say what they say themselves: `true` for `t`, no blanks at the end, an address with `/32`."""
 _WHOLE_NUMBERS = ("pg_catalog.int2", "pg_catalog.int4", "pg_catalog.int8", "pg_catalog.numeric")
 """Each holds all of those before it, if it has no limit of its own."""
 _BY_LENGTH = ("pg_catalog.varchar", "pg_catalog.varbit")
@@ -36,7 +39,7 @@ def holds(here: ColumnType, there: ColumnType) -> bool:
     if here.domain and here.typmod != NO_LIMIT:
         return here.name == there.name and there.typmod == NO_LIMIT  # to be taken for the leader's own domain
     if here.name in _ANY_TEXT and here.typmod == NO_LIMIT:
-        return True
+        return there.name not in _OTHERWISE_AS_TEXT
     name, other = here.name, there.name
     if name.startswith(_ARRAY) and other.startswith(_ARRAY):
         name, other = name.replace(_ARRAY, "pg_catalog.", 1), other.replace(_ARRAY, "pg_catalog.", 1)

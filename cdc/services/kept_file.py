@@ -31,7 +31,7 @@ def kept(file: Path) -> Iterator[BinaryIO]:
                 os.fsync(out.fileno())
                 filled = out.tell() > 0
             if filled:
-                _link(partial, file)
+                _name(partial, file)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
@@ -44,13 +44,11 @@ def _created(partial: Path) -> BinaryIO:
     return os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
-def _link(partial: Path, file: Path) -> None:
-    """Under its own name, too, as a rename does that replaces no file."""
-    try:
-        os.link(partial, file)
-    except FileExistsError as error:
-        if not filecmp.cmp(partial, file, shallow=False):
-            raise CheckError("the file exists and holds something else", _REMEDY, str(file)) from error
+def _name(partial: Path, file: Path) -> None:
+    if not file.exists():
+        partial.rename(file)
+    elif not filecmp.cmp(partial, file, shallow=False):
+        raise CheckError("the file exists and holds something else", _REMEDY, str(file))
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

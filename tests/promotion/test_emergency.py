@@ -75,6 +75,7 @@ def test_a_dead_leader_is_replaced(pipelines: Pipelines, own_postgres: OwnPostgr
     assert (report["mode"], report["epoch"], report["reason"]) == ("emergency", 2, "the power is out")
     assert report["loss"].startswith(f"unknown: what {LEADER} committed after {report['log_end']} (")
     assert list(report["unreachable"]) == [LEADER]
+    assert report["steps"][-1]["result"] == "capture streams from the new leader"
     in_epoch(pipeline, 2, FOLLOWER, without=(LEADER,))
 
     # Then what is lost is exactly what the report says, and the old leader still has it.

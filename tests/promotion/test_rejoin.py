@@ -58,7 +58,9 @@ def failed_over(pipelines: Pipelines, server: PostgresServer, version: int, *onl
     pipeline.group.kill("capture")
     pipeline.execute(*only_there)
     server.kill()
-    promote(pipeline, FOLLOWER, "--leader-is-dead", "power cut")
+    report = promote(pipeline, FOLLOWER, "--leader-is-dead", "power cut")
+    assert report["steps"][-1]["result"] == "nothing streams yet"
+    assert "start cdc capture: nothing streams from the new leader yet" in report["remaining"]
     pipeline.start_capture()
     run_sql(pipeline.nodes[FOLLOWER], *MEANWHILE)
     server.start()

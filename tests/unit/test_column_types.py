@@ -53,6 +53,9 @@ NO = [
     (of("numeric", numeric(5, 2), domain=True), of("numeric", numeric(5, 2))),
     (of("public.mood"), of("text")),
     (of("a.mood"), of("b.mood")),
+    (of("text"), of("bool")),
+    (of("varchar"), of("bpchar", 9)),
+    (of("text"), of("inet")),
 ]
 
 
