@@ -69,8 +69,8 @@ _LOST_SECONDS = 300.0
 long: while it does, the server answers twice in its wal_sender_timeout at least, if that is not 0."""
 _SLOT_GRACE_SECONDS = 5.0
 _DEAD_USER_SECONDS = 75.0
-"""For a slot whose user answers its server nothing, as one whose machine is gone. The server gives it up after
-wal_sender_timeout, 60 s by default; whoever takes its place must not be gone by then."""
+"""Until it is tried anew, for a slot whose user answers its server nothing, as one whose machine is gone: the server
+gives it up after wal_sender_timeout, 60 s by default."""
 _SLOT_RETRY_SECONDS = 0.2
 """A walsender that lost its client holds the slot until it notices."""
 _STANDBY_SECONDS = 1.0
@@ -279,7 +279,7 @@ class CaptureService:
                 waited = time.monotonic() - began
                 lives = len(seen) > 2  # the last that one said may still be on its way
                 if waited > (_SLOT_GRACE_SECONDS if lives else _DEAD_USER_SECONDS):
-                    raise self._in_use(slot) from error
+                    raise self._in_use(slot, lives) from error
                 if waited > _SLOT_GRACE_SECONDS and not told:
                     told = True
                     log.warning(
@@ -294,11 +294,15 @@ class CaptureService:
                 self._own_backends = {stream.backend_pid}
                 return True
 
-    def _in_use(self, slot: SlotFacts) -> CdcError:
+    def _in_use(self, slot: SlotFacts, lives: bool) -> CdcError:
         user = f"by {slot.active_for} (pid {slot.active_pid})" if slot.active_for else "by another process"
-        return FencedError(
-            f"replication slot {self._settings.slot} is in use {user}",
-            "one capture a group runs at a time: stop the other one, or leave it the work",
+        what = f"replication slot {self._settings.slot} is in use {user}"
+        if lives:
+            todo = "one capture a group runs at a time: stop the other one, or leave it the work"
+            return FencedError(what, todo, self._place.leader)
+        return RetryableError(
+            f"{what}, of whom the server hears nothing",
+            f"it is waited for; if its machine is gone: SELECT pg_terminate_backend({slot.active_pid})",
             self._place.leader,
         )
 
