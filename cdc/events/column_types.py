@@ -12,7 +12,7 @@ from dataclasses import dataclass
 NO_LIMIT = -1
 _ANY_TEXT = ("pg_catalog.text", "pg_catalog.varchar")
 _OTHERWISE_AS_TEXT = ("pg_catalog.bool", "pg_catalog.bpchar", "pg_catalog.inet")
-"""Their casts to text do not say what they say themselves: `true` for `t`, no blanks at the end, an address with `/32`."""
+"""Their casts to text say something else than they do: `true` for `t`, no blanks at the end, `/32` at an address."""
 _WHOLE_NUMBERS = ("pg_catalog.int2", "pg_catalog.int4", "pg_catalog.int8", "pg_catalog.numeric")
 """Each holds all of those before it, if it has no limit of its own."""
 _BY_LENGTH = ("pg_catalog.varchar", "pg_catalog.varbit")

@@ -1,5 +1,5 @@
-"""Each yes of `holds` is tried out: the text of every value of one type comes back from a column of the other, and is what
-ALTER TABLE makes of the value."""
+"""Each yes of `holds` is tried out: the text of every value of one type comes back from a column of the other, and is
+what ALTER TABLE makes of the value."""
 
 from __future__ import annotations
 
