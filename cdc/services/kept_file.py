@@ -23,6 +23,7 @@ def kept(file: Path) -> Iterator[BinaryIO]:
     """
     partial = file.with_name(file.name + ".partial")
     try:
+        partial.unlink(missing_ok=True)  # of a run that was killed
         out = _created(partial)
         try:
             with out:
@@ -38,17 +39,20 @@ def kept(file: Path) -> Iterator[BinaryIO]:
         raise CheckError(f"the file cannot be written: {error.strerror}", _REMEDY, str(file)) from error
 
 
-def _created(partial: Path) -> BinaryIO:
-    """Only for its owner: it holds the values of rows."""
-    partial.unlink(missing_ok=True)  # of a run that was killed
-    return os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+def _created(file: Path) -> BinaryIO:
+    """Only for its owner: it holds the values of rows. Raises FileExistsError."""
+    return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def _name(partial: Path, file: Path) -> None:
-    if not file.exists():
-        partial.rename(file)
-    elif not filecmp.cmp(partial, file, shallow=False):
-        raise CheckError("the file exists and holds something else", _REMEDY, str(file))
+    """The name is taken first, as a rename replaces a file that somebody else made meanwhile."""
+    try:
+        _created(file).close()
+    except FileExistsError as error:
+        if not filecmp.cmp(partial, file, shallow=False):
+            raise CheckError("the file exists and holds something else", _REMEDY, str(file)) from error
+    else:
+        partial.replace(file)
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
