@@ -26,7 +26,7 @@ _MANY_A_SECOND = 5_000.0
 _RATE_SECONDS = 0.1
 """Over which the rate is taken. Much shorter, a steady load near the limit is by turns fast and not."""
 _GATHER_SECONDS = 0.03
-_HELD_SECONDS = 0.045
+_HELD_SECONDS = 0.06
 """Of a server that is made to stand still, since it was let go the last time (ops/decisions/0020-*.md)."""
 _UNIX_GATHER_SECONDS = 0.05
 """By a Unix socket, which is for leaders that are to lose little (ops/decisions/0016-*.md)."""

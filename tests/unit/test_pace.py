@@ -118,7 +118,7 @@ def test_messages_that_come_fast_are_read_many_at_a_time(packet: int, phase: str
 
 @pytest.mark.parametrize(("packet", "most"), [(LOOPBACK, 0.075), (ELSEWHERE, 0.055), (UNIX, 0.075)])
 def test_little_is_left_by_a_read_while_messages_come_fast(packet: int, most: float):
-    """What is left is older by another 45 ms when it is read, from another machine 30, by a Unix socket 50. With 64 kB
+    """What is left is older by another 60 ms when it is read, from another machine 30, by a Unix socket 50. With 64 kB
     left it is 60 more at this rate, 1 MB a second."""
     with sender(packet, STEADY) as reader:
         found = list(reads(reader))
@@ -163,13 +163,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_it_sleeps_for_what_is_left_of_its_time_where_all_was_read(clock: Clock):
     with sender(LOOPBACK, ALONE) as reader, closing(Pace(reader.fileno())) as pace:
-        for emptied, worked in [(True, 0.005), (True, 0.05), (False, 0.005)]:
+        for emptied, worked in [(True, 0.005), (True, 0.07), (False, 0.005)]:
             clock.now += 0.2
             pace.note(10_000, 0, 10_000 * SIZE, emptied)
             clock.now += worked
-            assert pace.gathers == (emptied and worked < 0.045)
+            assert pace.gathers == (emptied and worked < 0.06)
             pace.gather()
-    assert clock.slept == pytest.approx([0.04])
+    assert clock.slept == pytest.approx([0.055])
 
 
 def test_where_much_comes_it_sleeps_until_a_megabyte_may_be_there(clock: Clock):
@@ -266,7 +266,7 @@ def test_a_server_has_caught_up_when_it_has_sent_what_was_committed_since(
         pace.note(6_400, 0, 6_400 * SIZE, emptied=True)
         for lets_go in (False, True, True):
             if lets_go:
-                clock.now += 0.045
+                clock.now += 0.06
                 pace.let_go()
             since = clock.time()
             clock.now += 0.005
@@ -286,7 +286,7 @@ def test_messages_gather_from_when_their_server_was_let_go(clock: Clock):
             clock.now += 0.01
             pace.note(100, 0, 100 * SIZE, emptied=True)
             pace.gather()
-    assert clock.slept == pytest.approx([0.035, 0.045])
+    assert clock.slept == pytest.approx([0.05, 0.06])
 
 
 @pytest.mark.parametrize(
