@@ -29,6 +29,8 @@ class SlotWatch:
         self._slot = pipeline.group.slot
         self._log = TopicPartition(pipeline.group.topic, 0, 0)
         self._log_end_lsn = 0
+        self._high_watermark = 0
+        self._interruption: Exception | None = None
         self._bootstrap_servers = bootstrap_servers
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="slot-watch", daemon=True)
@@ -36,7 +38,10 @@ class SlotWatch:
     def check(self, at_least: int = 10) -> None:
         wait_for(lambda: self.samples >= at_least or bool(self.violations), seconds=60)
         assert not self.violations, self.violations[:5]
-        assert self.samples >= at_least, "the slot was hardly looked at"
+        assert self.samples >= at_least, (
+            f"the slot was hardly looked at: {self.samples} times, with the log read up to offset {self._log.offset} "
+            f"of {self._high_watermark}; last interrupted by: {self._interruption}"
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -61,7 +66,8 @@ class SlotWatch:
             while not self._stop.is_set():
                 try:
                     self._session(consumer)
-                except (psycopg.OperationalError, KafkaException):
+                except (psycopg.OperationalError, KafkaException) as error:
+                    self._interruption = error
                     self._stop.wait(0.2)
         except Exception as error:
             self.violations.append(f"{type(error).__name__}: {error}")
@@ -84,10 +90,13 @@ class SlotWatch:
     def _read_to_the_end(self, consumer: Consumer) -> bool:
         """What the log held when this began; False when that could not be read."""
         low_high = consumer.get_watermark_offsets(self._log, _KAFKA_SECONDS)
-        while low_high is not None and self._log.offset < low_high[1] and not self._stop.is_set():
+        if low_high is None:
+            return False
+        self._high_watermark = low_high[1]
+        while self._log.offset < self._high_watermark and not self._stop.is_set():
             for message in consumer.consume(5000, 0.2):
                 if message.error() is None:
                     self._log.offset = int(message.offset() or 0) + 1
                     meta = orjson.loads(message.value() or b"")["cdc"]
                     self._log_end_lsn = max(self._log_end_lsn, meta.get("end_lsn", 0))
-        return low_high is not None and self._log.offset >= low_high[1]
+        return self._log.offset >= self._high_watermark
