@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -52,27 +53,28 @@ class SlotWatch:
         self._thread.join(30)
 
     def _run(self) -> None:
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self._bootstrap_servers,
-                "group.id": "slot-watch",
-                "enable.auto.commit": False,
-                "reconnect.backoff.max.ms": 500,
-                "log_level": 0,
-            }
-        )
         try:
-            consumer.assign([self._log])
             while not self._stop.is_set():
+                # A new one each time: a client whose answer is lost on the way waits for it for ever.
+                consumer = Consumer(
+                    {
+                        "bootstrap.servers": self._bootstrap_servers,
+                        "group.id": "slot-watch",
+                        "enable.auto.commit": False,
+                        "auto.offset.reset": "error",
+                        "log_level": 0,
+                    }
+                )
                 try:
+                    consumer.assign([self._log])
                     self._session(consumer)
-                except (psycopg.OperationalError, KafkaException) as error:
+                except (psycopg.OperationalError, KafkaException, TimeoutError) as error:
                     self._interruption = error
                     self._stop.wait(0.2)
+                finally:
+                    consumer.close()
         except Exception as error:
             self.violations.append(f"{type(error).__name__}: {error}")
-        finally:
-            consumer.close()
 
     def _session(self, consumer: Consumer) -> None:
         query = "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = %s"
@@ -93,10 +95,14 @@ class SlotWatch:
         if low_high is None:
             return False
         self._high_watermark = low_high[1]
+        deadline = time.monotonic() + _KAFKA_SECONDS
         while self._log.offset < self._high_watermark and not self._stop.is_set():
+            if time.monotonic() > deadline:
+                raise TimeoutError("records are in the log and do not arrive")
             for message in consumer.consume(5000, 0.2):
                 if message.error() is None:
                     self._log.offset = int(message.offset() or 0) + 1
                     meta = orjson.loads(message.value() or b"")["cdc"]
                     self._log_end_lsn = max(self._log_end_lsn, meta.get("end_lsn", 0))
+                    deadline = time.monotonic() + _KAFKA_SECONDS
         return self._log.offset >= self._high_watermark
