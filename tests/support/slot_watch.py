@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from types import TracebackType
 from typing import Self
 
@@ -55,30 +56,29 @@ class SlotWatch:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
-                # A new one each time: a client whose answer is lost on the way waits for it for ever.
-                consumer = Consumer(
-                    {
-                        "bootstrap.servers": self._bootstrap_servers,
-                        "group.id": "slot-watch",
-                        "enable.auto.commit": False,
-                        "auto.offset.reset": "error",
-                        "log_level": 0,
-                    }
-                )
                 try:
-                    consumer.assign([self._log])
-                    self._session(consumer)
+                    self._session()
                 except (psycopg.OperationalError, KafkaException, TimeoutError) as error:
                     self._interruption = error
                     self._stop.wait(0.2)
-                finally:
-                    consumer.close()
         except Exception as error:
             self.violations.append(f"{type(error).__name__}: {error}")
 
-    def _session(self, consumer: Consumer) -> None:
+    def _session(self) -> None:
+        """With clients of its own: one of Kafka's whose answer is lost on the way waits for it for ever."""
         query = "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = %s"
-        with psycopg.connect(self._leader, autocommit=True, connect_timeout=5) as connection:
+        settings = {
+            "bootstrap.servers": self._bootstrap_servers,
+            "group.id": "slot-watch",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "log_level": 0,
+        }
+        with (
+            closing(Consumer(settings)) as consumer,
+            psycopg.connect(self._leader, autocommit=True, connect_timeout=5) as connection,
+        ):
+            consumer.assign([self._log])
             while not self._stop.wait(0.02):
                 row = connection.execute(query, (self._slot,)).fetchone()
                 assert row is not None, "the slot is gone"
